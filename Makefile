@@ -1,0 +1,72 @@
+# `make demo`, `make test` and `make build` need Go alone. Other targets install the tools that they
+# need, at the versions that tools/versions pins.
+
+GO        ?= go
+FUZZTIME  ?= 10s
+COUNT     ?= 1
+TESTFLAGS ?=
+
+TOOLS   := bin/tools
+INSTALL := GO=$(GO) tools/install
+
+# Go stamps programs with git's commit, and stops where git won't answer: in a clone that belongs to
+# another user, as in many containers. An unstamped program is better than none.
+ifneq ($(shell git rev-parse HEAD >/dev/null 2>&1 || echo silent),)
+export GOFLAGS := $(shell $(GO) env GOFLAGS) -buildvcs=false
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test check check-format check-modules check-proto lint fmt proto fuzz bench tools clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# Without cgo, so that a machine needs no C compiler to build and no libc to run.
+build: ## Build bin/espalier
+	CGO_ENABLED=0 $(GO) build -o bin/espalier ./cmd/espalier
+
+demo: build ## Sync a million objects, change some, and show what crossed the wire
+	bin/espalier demo
+
+test: ## Run the tests, with the race detector where there is a C compiler
+	@GO=$(GO) tools/test $(TESTFLAGS)
+
+check: check-format check-modules check-proto lint ## Check format, modules, generated code and proto, and lint
+
+check-format: ## Show what gofumpt would change
+	@$(INSTALL) gofumpt
+	@diff=$$($(TOOLS)/gofumpt -d .) && [ -z "$$diff" ] || { \
+		printf '%s\n' "$$diff"; echo "not formatted: run make fmt" >&2; exit 1; }
+
+check-modules: ## Show what go mod tidy would change
+	$(GO) mod tidy -diff
+
+check-proto: ## Lint the proto files; show how the generated code is out of date
+	@$(INSTALL) buf protoc-gen-go protoc-gen-go-grpc
+	$(TOOLS)/buf lint
+	@GO=$(GO) tools/check-proto
+
+lint: ## Run go vet and golangci-lint
+	@$(INSTALL) golangci-lint
+	$(GO) vet ./...
+	$(TOOLS)/golangci-lint run
+
+fmt: ## Format the Go code
+	@$(INSTALL) gofumpt
+	$(TOOLS)/gofumpt -w .
+
+proto: ## Regenerate the code of proto/
+	@$(INSTALL) buf protoc-gen-go protoc-gen-go-grpc
+	PATH="$(CURDIR)/$(TOOLS):$$PATH" buf generate
+
+fuzz: ## Run each fuzz target for FUZZTIME (10s)
+	@GO=$(GO) FUZZTIME=$(FUZZTIME) tools/fuzz
+
+bench: ## Run the Go benchmarks COUNT times (1); compare two outputs with bin/tools/benchstat
+	$(GO) test -run '^$$' -bench . -benchmem -count $(COUNT) ./...
+
+tools: ## Install all pinned tools into bin/tools
+	@$(INSTALL) $$(awk '/^[^#]/ { print $$1 }' tools/versions)
+
+clean: ## Remove bin (the tools stay cached outside the clone)
+	rm -rf bin
