@@ -1,0 +1,25 @@
+package desired
+
+// Every bound on what a user may put into a set. The bounds of messages and of
+// files stand in the limits files of the packages that own those.
+const (
+	// MaxKeyBytes bounds a key; keys are indexed, compared and kept in memory.
+	MaxKeyBytes = 1024
+	// MaxValueBytes bounds one object's value.
+	MaxValueBytes = 4 << 20
+	// MaxNameBytes bounds the name of a set or host: it becomes a file name.
+	MaxNameBytes = 253
+	// MaxAttributes and MaxAttributeBytes bound an object's attributes: how
+	// many there are, and the bytes of one name or one value.
+	MaxAttributes     = 64
+	MaxAttributeBytes = 4096
+	// MaxAfter bounds the keys that an object comes after.
+	MaxAfter = 64
+	// MaxHeadBytes bounds an encoded envelope without its value; it follows
+	// from the bounds above.
+	MaxHeadBytes = MaxAttributes*(2*MaxAttributeBytes+6) + MaxAfter*(MaxKeyBytes+3) + 8
+	// MaxEnvelopeBytes bounds an encoded envelope.
+	MaxEnvelopeBytes = MaxHeadBytes + MaxValueBytes + 8
+	// MaxLineage bounds the earlier epochs that a set remembers.
+	MaxLineage = 64
+)
