@@ -1,0 +1,43 @@
+package delta
+
+import "espalier/internal/desired"
+
+// Every bound of the conversation, with its reason.
+const (
+	// FrameBytes is the size at which a frame is closed: large enough that
+	// framing costs nothing, small enough to be a unit of progress.
+	FrameBytes = 128 << 10
+	// MaxFrameChanges bounds the changes of one frame, and so the slices that
+	// decoding one makes.
+	MaxFrameChanges = 16 << 10
+	// MaxFrameKeyBytes bounds the keys of a frame once they are whole: prefixes
+	// that they share cost nothing on the wire.
+	MaxFrameKeyBytes = 4 * FrameBytes
+	// MaxFrameBytes bounds a frame, encoded or decoded: one that was almost full
+	// when the largest object came.
+	MaxFrameBytes = FrameBytes + desired.MaxEnvelopeBytes + desired.MaxKeyBytes + 1024
+	// MaxMessageBytes bounds a message of the wire: a frame and its wrapping.
+	MaxMessageBytes = MaxFrameBytes + FrameBytes
+	// InlineBytes is the largest frame that answers a poll.
+	InlineBytes = 64 << 10
+	// MaxTouched bounds the keys of a delta; a sender holds them in memory.
+	MaxTouched = 512 << 10
+	// MaxNodes bounds the nodes listed for one level of a descent; a sender
+	// keeps their first keys. Beyond, a receiver is sent everything.
+	MaxNodes = 1 << 20
+	// PartDigests is the most digests that a part of Leaves names: a receiver
+	// keeps their keys until it is answered.
+	PartDigests = 4096
+	// leavesBytes is the size at which a message of Leaves is closed, and
+	// leavesWindow how much of them may be unanswered: enough to fill a pipe,
+	// and little enough to keep.
+	leavesBytes  = 64 << 10
+	leavesWindow = 2 << 20
+	// ShortWidth is how many bytes of a digest travel at first. A descent
+	// compares a digest with some 32 others, so one of 10,000 changes meets a
+	// collision about once in 10,000 times, and is then repeated in full.
+	ShortWidth = 4
+	// maxRounds bounds the rounds of one pull, after which it is an error: each
+	// ended with a set that had moved or a root that did not verify.
+	maxRounds = 16
+)

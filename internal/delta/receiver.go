@@ -1,0 +1,299 @@
+package delta
+
+import (
+	"errors"
+	"fmt"
+
+	"espalier/internal/desired"
+	"espalier/merkle"
+)
+
+// ErrUnverifiable is returned when even everything, compared in full, does not
+// give the root that the sender published.
+var ErrUnverifiable = errors.New("what the server sends does not give the root that it publishes")
+
+// Receiver is the agent's half of a pull: the rounds that it takes until
+// what was received gives a published root.
+//
+// A round is a stream. It starts with the request of Open; each response is
+// handed to Handle, whose Effects the caller carries out in their order; where
+// they say More, Continue is called next. When the stream ends with Effects.Verify
+// set, the caller verifies and says how it went to Verified; and as long as Done
+// is false another round follows. A stream that breaks is followed by a new
+// Receiver, made from what was durably kept.
+//
+// The tree that is compared is read through the view that each call is given:
+// that of the copy, with those changes applied, of the ones handed out, that
+// the caller has written to its staging; a prefix of them.
+type Receiver struct {
+	codec *Codec
+	seed  func() uint64
+	have  Have
+	mode  Mode // of the round to come, or under way
+	width int
+	begin *Begin // of the round under way
+	done  bool
+
+	// What this pull has received is everything of the revision through, once
+	// the round that began with it ends.
+	through desired.Revision
+	base    desired.Revision // Since: where the round starts
+	after   []byte           // Since and Full: the last key received
+
+	rounds, doubts int
+	lastSeed       uint64
+	stats          Stats
+	descent        descentReceiver
+}
+
+// Have is what a receiver starts from.
+type Have struct {
+	Set desired.Name
+	// Verified is the revision of the copy; its zero value: there is none.
+	Verified desired.Revision
+	// Damaged says that the copy's tree does not give Verified.Root.
+	Damaged bool
+	// Salt is that of the tree that is viewed.
+	Salt uint64
+	// Mark is what was kept with the staging; nil: nothing is staged.
+	Mark *Mark
+	// From and Until bound the keys of a comparison.
+	From, Until []byte
+}
+
+// Effects is what a Receiver wants done, in the order of the fields.
+type Effects struct {
+	// Forget drops the changes that are not staged: they were based on a
+	// revision that no longer counts.
+	Forget bool
+	// Restage drops what is staged as well and starts a staging from nothing,
+	// whose tree has the salt Salt.
+	Restage bool
+	Salt    uint64
+	// Changes are to be kept, overriding those before. They are in no order.
+	Changes []desired.Change
+	// Differences are the findings of a comparison.
+	Differences []Difference
+	// Requests are to be sent.
+	Requests []Request
+	// More asks for Continue.
+	More bool
+	// Reopen ends this stream: the next round follows.
+	Reopen bool
+	// Verify says that what was kept has to give this head's root.
+	Verify *desired.Head
+}
+
+// Difference is an object that a comparison found to differ.
+type Difference struct {
+	Key  []byte
+	Kind DifferenceKind
+}
+
+// DifferenceKind tells on which side a differing object is.
+type DifferenceKind int
+
+// The kinds of differences.
+const (
+	OnlyOurs   DifferenceKind = iota // the sender does not have it
+	OnlyTheirs                       // the receiver does not have it
+	Differs                          // both have it, with different content
+)
+
+// Stats counts what a pull took.
+type Stats struct {
+	// Mode is the most costly mode of the rounds: 0, Since, Descent or Full.
+	Mode Mode
+	// RoundTrips counts the times that a request had to be answered before the
+	// next could be made.
+	RoundTrips int
+	// Upserts and Deletes count the changes received.
+	Upserts, Deletes uint64
+	// Head is the latest that the sender spoke of.
+	Head desired.Head
+}
+
+// NewReceiver returns a Receiver that starts from have. seed draws the keys of
+// short digests; the sender should not be able to guess them.
+func NewReceiver(codec *Codec, have Have, seed func() uint64) *Receiver {
+	r := &Receiver{codec: codec, seed: seed, have: have, width: ShortWidth}
+	switch {
+	case have.Mark != nil:
+		r.mode, r.base, r.through, r.after = have.Mark.Mode, have.Mark.Base, have.Mark.Through, have.Mark.After
+	case have.Verified.Number == 0:
+		r.mode = Full
+	case have.Damaged:
+		r.mode = Descent
+	default:
+		r.mode, r.base = Since, have.Verified
+	}
+	return r
+}
+
+// NewComparer returns a Receiver that finds the differences between its view
+// and the sender's set, and receives no values.
+func NewComparer(codec *Codec, have Have, seed func() uint64) *Receiver {
+	return &Receiver{codec: codec, seed: seed, have: have, width: ShortWidth, mode: Compare}
+}
+
+// Stats returns the counts so far.
+func (r *Receiver) Stats() Stats { return r.stats }
+
+// Done reports whether the pull is over.
+func (r *Receiver) Done() bool { return r.done }
+
+// Mark returns what has to be kept with all changes handed out so far, to go on
+// from them after a break.
+func (r *Receiver) Mark() Mark {
+	return Mark{Mode: r.mode, Base: r.base, Through: r.through, After: r.after}
+}
+
+// Open starts the next round. It returns an error if there were too many.
+func (r *Receiver) Open() (Request, error) {
+	if r.rounds++; r.rounds > maxRounds {
+		return Request{}, fmt.Errorf("not up to date after %d rounds; the set changes faster than it is received", maxRounds)
+	}
+	r.begin, r.lastSeed = nil, r.seed()
+	r.stats.RoundTrips++
+	return Request{Open: &Open{
+		Set: r.have.Set, Mode: r.mode, Base: r.base, After: r.after,
+		Seed: r.lastSeed, Width: r.width, From: r.have.From, Until: r.have.Until,
+	}}, nil
+}
+
+// Handle takes a response. An error means that this round has failed.
+func (r *Receiver) Handle(view merkle.Reader, resp Response) (Effects, error) {
+	switch {
+	case resp.Begin != nil && r.begin == nil:
+		return r.handleBegin(resp.Begin)
+	case r.begin == nil:
+		return Effects{}, fmt.Errorf("%w: a pull that does not begin", ErrProtocol)
+	case resp.Digests != nil && r.Descending():
+		return r.descent.list(view, resp.Digests)
+	case resp.Batch != nil && r.Descending():
+		e, err := r.descent.batch(view, resp.Batch)
+		r.count(e.Changes)
+		return e, err
+	case resp.Batch != nil:
+		return r.handleBatch(resp.Batch)
+	case resp.End != nil:
+		return r.handleEnd(resp.End)
+	default:
+		return Effects{}, fmt.Errorf("%w: a response that is out of place", ErrProtocol)
+	}
+}
+
+// Continue goes on where the last Effects said More.
+func (r *Receiver) Continue(view merkle.Reader) (Effects, error) {
+	e, err := r.descent.advance(view)
+	r.count(e.Changes)
+	return e, err
+}
+
+// Verified takes the outcome of Effects.Verify. Where what was kept does not
+// give the root, the caller keeps it all the same, and the next round finds out
+// where it is wrong; it returns ErrUnverifiable when nothing is left to try.
+func (r *Receiver) Verified(ok bool) error {
+	if r.done = ok; ok {
+		return nil
+	}
+	r.doubts++
+	r.after, r.through, r.base = nil, desired.Revision{}, desired.Revision{}
+	switch r.doubts {
+	case 1:
+		r.mode = Descent
+	case 2:
+		r.mode, r.width = Descent, len(desired.Digest{})
+	case 3:
+		r.mode = Full
+	default:
+		return ErrUnverifiable
+	}
+	return nil
+}
+
+// TooDifferent takes the sender's word that a descent would list too much.
+func (r *Receiver) TooDifferent() {
+	r.mode, r.after, r.through = Full, nil, desired.Revision{}
+}
+
+// Descending reports whether the round under way is a descent: only then do
+// Handle and Continue read the view.
+func (r *Receiver) Descending() bool {
+	return r.begin != nil && (r.begin.Mode == Descent || r.begin.Mode == Compare)
+}
+
+func (r *Receiver) handleBegin(b *Begin) (Effects, error) {
+	turned := r.mode == Since && b.Mode == Descent
+	if b.Mode != r.mode && !turned {
+		return Effects{}, fmt.Errorf("%w: mode %v answered by %v", ErrProtocol, r.mode, b.Mode)
+	}
+	if b.Height < 0 || b.Height > merkle.MaxLevel || b.Head.Number == 0 {
+		return Effects{}, fmt.Errorf("%w: a head or height that cannot be", ErrProtocol)
+	}
+	r.begin, r.mode, r.stats.Head = b, b.Mode, b.Head
+	fresh := r.mode == Full && r.after == nil
+	if b.Salt != r.have.Salt && r.mode != Since && !fresh {
+		if r.mode == Compare {
+			return Effects{}, fmt.Errorf("%w: the set was made anew while it was compared", ErrProtocol)
+		}
+		// Trees of different salts cannot be compared, nor joined.
+		r.mode, r.after, r.through = Full, nil, desired.Revision{}
+		return Effects{Reopen: true}, nil
+	}
+	r.stats.Mode = max(r.stats.Mode, r.mode)
+	if r.through.Number == 0 || r.Descending() {
+		r.through = b.Head.Revision
+	}
+	switch {
+	case fresh:
+		r.have.Salt = b.Salt
+		return Effects{Forget: true, Restage: true, Salt: b.Salt}, nil
+	case r.Descending():
+		e := r.descent.start(r, b.Height)
+		e.Forget = true
+		return e, nil
+	default:
+		return Effects{}, nil
+	}
+}
+
+func (r *Receiver) handleBatch(b *Batch) (Effects, error) {
+	changes, err := r.codec.DecodeFrame(b.Frame)
+	if err != nil {
+		return Effects{}, err
+	}
+	if len(changes) > 0 {
+		r.after = changes[len(changes)-1].Key
+	}
+	r.count(changes)
+	return Effects{Changes: changes}, nil
+}
+
+func (r *Receiver) count(changes []desired.Change) {
+	for i := range changes {
+		if changes[i].Deleted() {
+			r.stats.Deletes++
+		} else {
+			r.stats.Upserts++
+		}
+	}
+}
+
+// handleEnd decides whether what has come is a published state, or a mixture
+// that a further round has to complete.
+func (r *Receiver) handleEnd(end *End) (Effects, error) {
+	if r.Descending() && !r.descent.finished() {
+		return Effects{}, fmt.Errorf("%w: a descent that ends early", ErrProtocol)
+	}
+	r.stats.Head = end.Head
+	if r.mode == Compare {
+		r.done = true
+		return Effects{}, nil
+	}
+	if r.through == end.Head.Revision {
+		return Effects{Verify: &end.Head}, nil
+	}
+	r.mode, r.base, r.after, r.through = Since, r.through, nil, desired.Revision{}
+	return Effects{Reopen: true}, nil
+}

@@ -1,0 +1,201 @@
+package delta
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"espalier/internal/desired"
+	"espalier/merkle"
+)
+
+// descentSender lists the nodes that the receiver asks for, a level at a time.
+//
+// Nodes are asked for by their index in the level listed before, but stand for
+// ranges of keys, so that it does not matter if the tree moves in between: what
+// is listed for a range is every node that intersects it.
+type descentSender struct {
+	open    *Open
+	level   int    // of nodes
+	nodes   nodes  // the level that was listed last
+	runs    []run  // still to be listed, one level down
+	at      []byte // where in runs[0] to go on, nil at its beginning
+	listing nodes  // of runs
+	leaves  leafSender
+}
+
+// run is the keys with from <= key < until; nil until: to the end.
+type run struct{ from, until []byte }
+
+// nodes are the listed nodes of a level: their first keys, by index, in one
+// block of memory. Those listed for one run follow each other up to its end.
+type nodes struct {
+	keys    []byte
+	offsets []uint32
+	ends    []runEnd // ascending by index
+}
+
+// runEnd ends a run before the node of that index, and before that key.
+type runEnd struct {
+	index int
+	until []byte
+}
+
+func (l *nodes) add(key []byte) {
+	l.offsets = append(l.offsets, uint32(len(l.keys)))
+	l.keys = append(l.keys, key...)
+}
+
+func (l *nodes) endRun(until []byte) {
+	l.ends = append(l.ends, runEnd{index: len(l.offsets), until: until})
+}
+
+func (l *nodes) key(i int) []byte {
+	end := len(l.keys)
+	if i+1 < len(l.offsets) {
+		end = int(l.offsets[i+1])
+	}
+	return l.keys[l.offsets[i]:end:end]
+}
+
+// stretchReader turns (gap, count) pairs into the runs of keys that those nodes
+// cover.
+type stretchReader struct {
+	nodes *nodes
+	next  int // the first index that may still be named
+}
+
+// read returns the run of the next count nodes after a gap. They have to follow
+// each other in one run of the listing.
+func (s *stretchReader) read(r *reader, gap int) run {
+	count := r.uvarint(len(s.nodes.offsets))
+	start := s.next + gap
+	end := start + count
+	if r.err == nil && (count == 0 || end > len(s.nodes.offsets)) {
+		r.fail("nodes %d to %d of %d", start, end, len(s.nodes.offsets))
+	}
+	if r.err != nil {
+		return run{}
+	}
+	for s.nodes.ends[0].index <= start {
+		s.nodes.ends = s.nodes.ends[1:]
+	}
+	last := s.nodes.ends[0]
+	if end > last.index {
+		r.fail("nodes %d to %d lie in two runs", start, end)
+		return run{}
+	}
+	s.next = end
+	if end < last.index {
+		return run{from: s.nodes.key(start), until: s.nodes.key(end)}
+	}
+	return run{from: s.nodes.key(start), until: last.until}
+}
+
+// start lists the root, as far as it concerns the range asked for, and goes on
+// to its children.
+func (d *descentSender) start(o *Open, height int) {
+	d.open, d.level = o, max(1, height)
+	d.nodes.add(o.From)
+	d.nodes.endRun(o.Until)
+	if d.level > 1 {
+		d.runs = []run{{from: o.From, until: o.Until}}
+	}
+	d.leaves.init(o, &d.nodes)
+}
+
+func (d *descentSender) receiveNarrow(b []byte) error {
+	if d.open == nil || d.level <= 1 || len(d.runs) > 0 || d.leaves.begun {
+		return fmt.Errorf("%w: a request to narrow that is out of place", ErrProtocol)
+	}
+	r := reader{rest: b}
+	s := stretchReader{nodes: &d.nodes}
+	for len(r.rest) > 0 {
+		d.runs = append(d.runs, s.read(&r, r.uvarint(MaxNodes)))
+	}
+	if r.err == nil && len(d.runs) == 0 {
+		r.fail("a request to narrow nothing")
+	}
+	return r.err
+}
+
+func (d *descentSender) receiveLeaves(b []byte) error {
+	nothing := len(b) == 1 // all that differs is the receiver's to delete
+	if d.open == nil || d.level != 1 && !nothing || len(d.runs) > 0 {
+		return fmt.Errorf("%w: a request for leaves that is out of place", ErrProtocol)
+	}
+	return d.leaves.receive(b)
+}
+
+func (d *descentSender) pending() bool { return len(d.runs) > 0 || d.leaves.pending() }
+
+func (d *descentSender) next(src Source, frame *FrameWriter) (Response, error) {
+	if len(d.runs) == 0 {
+		return d.leaves.next(src, frame)
+	}
+	var data []byte
+	for len(d.runs) > 0 && len(data) < FrameBytes {
+		var err error
+		if data, err = d.list(src, data); err != nil {
+			return Response{}, err
+		}
+		if len(d.listing.offsets) > MaxNodes {
+			return Response{}, ErrTooDifferent
+		}
+	}
+	if len(d.runs) > 0 {
+		return Response{Digests: &Digests{Data: data}}, nil
+	}
+	d.level--
+	d.nodes, d.listing = d.listing, nodes{}
+	return Response{Digests: &Digests{Data: data, Last: true}}, nil
+}
+
+// list appends to data a segment of the first run: as many of its nodes as fit.
+func (d *descentSender) list(src merkle.Reader, data []byte) ([]byte, error) {
+	level, r := d.level-1, d.runs[0]
+	from := d.at
+	if from == nil && len(r.from) > 0 {
+		first, ok, err := src.Before(level, successor(r.from))
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			from = append([]byte(nil), first...)
+		}
+	}
+	var digests []byte
+	count := 0
+	for row, err := range src.Rows(level, from, r.until) {
+		if err != nil {
+			return nil, err
+		}
+		if len(data)+len(digests) >= FrameBytes {
+			d.at = append([]byte(nil), row.Key...)
+			return appendSegment(data, count, true, digests), nil
+		}
+		if d.at == nil && count == 0 {
+			d.listing.add(r.from) // it may start before the run
+		} else {
+			d.listing.add(row.Key)
+		}
+		s := short(d.open.Seed, d.open.Width, (*desired.Digest)(&row.Digest))
+		digests = append(digests, s[:d.open.Width]...)
+		count++
+	}
+	if d.at == nil && count == 0 { // the tree is lower now: one node that matches none
+		d.listing.add(r.from)
+		digests = append(digests, make([]byte, d.open.Width)...)
+		count++
+	}
+	d.listing.endRun(r.until)
+	d.runs, d.at = d.runs[1:], nil
+	return appendSegment(data, count, false, digests), nil
+}
+
+func appendSegment(data []byte, count int, more bool, digests []byte) []byte {
+	header := uint64(count) << 1
+	if more {
+		header |= 1
+	}
+	return append(binary.AppendUvarint(data, header), digests...)
+}

@@ -1,0 +1,142 @@
+package delta_test
+
+import (
+	"bytes"
+	"fmt"
+	"iter"
+	"math/rand/v2"
+	"slices"
+
+	"espalier/internal/delta"
+	"espalier/internal/desired"
+	"espalier/merkle"
+)
+
+// memory is a delta.Source in memory: objects by key, a tree built anew after
+// each commit, and a journal of the keys that each commit touched.
+type memory struct {
+	merkle.Memory
+	head    desired.Head
+	salt    uint64
+	objects map[string]desired.Envelope
+	keys    []string
+	roots   map[uint64]desired.Digest
+	journal map[uint64][]string
+}
+
+func newMemory(salt uint64) *memory {
+	m := &memory{
+		salt: salt, objects: map[string]desired.Envelope{},
+		roots: map[uint64]desired.Digest{}, journal: map[uint64][]string{},
+	}
+	m.head.Epoch = desired.Epoch{1}
+	m.commit(nil)
+	return m
+}
+
+// clone returns a copy with a history that begins at its head.
+func (m *memory) clone() *memory {
+	c := newMemory(m.salt)
+	for k, e := range m.objects {
+		c.objects[k] = e
+	}
+	c.rebuild()
+	c.head = m.head
+	c.roots = map[uint64]desired.Digest{m.head.Number: m.head.Root}
+	return c
+}
+
+// commit applies changes, nil standing for a deletion, as the next revision.
+func (m *memory) commit(changes map[string]desired.Envelope) {
+	m.head.Number++
+	for k, e := range changes {
+		if m.journal[m.head.Number] = append(m.journal[m.head.Number], k); e == nil {
+			delete(m.objects, k)
+		} else {
+			m.objects[k] = e
+		}
+	}
+	m.rebuild()
+	m.roots[m.head.Number] = m.head.Root
+}
+
+func (m *memory) rebuild() {
+	m.Memory = merkle.Memory{}
+	b := m.Shape().NewBuilder(m.Append)
+	var h desired.Hasher
+	m.keys = m.keys[:0]
+	for k := range m.objects {
+		m.keys = append(m.keys, k)
+	}
+	slices.Sort(m.keys)
+	for _, k := range m.keys {
+		d := h.Sum([]byte(k), m.objects[k])
+		m.Append(0, merkle.Row{Key: []byte(k), Digest: d, Count: 1})
+		if err := b.Add([]byte(k), d); err != nil {
+			panic(err)
+		}
+	}
+	root, _, err := b.Finish()
+	if err != nil {
+		panic(err)
+	}
+	m.head.Root, m.head.Objects = root.Digest, root.Count
+}
+
+func (m *memory) Head() desired.Head  { return m.head }
+func (m *memory) Shape() merkle.Shape { return merkle.Shape{Salt: m.salt} }
+
+func (m *memory) Get(key []byte) (desired.Change, bool, error) {
+	e, ok := m.objects[string(key)]
+	return desired.Change{Key: key, Envelope: e}, ok, nil
+}
+
+func (m *memory) Objects(from, until []byte) iter.Seq2[desired.Change, error] {
+	return func(yield func(desired.Change, error) bool) {
+		i, _ := slices.BinarySearch(m.keys, string(from))
+		for _, k := range m.keys[i:] {
+			if until != nil && k >= string(until) || !yield(desired.Change{Key: []byte(k), Envelope: m.objects[k]}, nil) {
+				return
+			}
+		}
+	}
+}
+
+func (m *memory) Touched(number uint64, limit int) (desired.Digest, [][]byte, bool, error) {
+	root, ok := m.roots[number]
+	seen := map[string]bool{}
+	for n := number + 1; n <= m.head.Number; n++ {
+		for _, k := range m.journal[n] {
+			seen[k] = true
+		}
+	}
+	var keys [][]byte
+	for k := range seen {
+		keys = append(keys, []byte(k))
+	}
+	slices.SortFunc(keys, bytes.Compare)
+	return root, keys, ok && len(keys) <= limit, nil
+}
+
+func envelope(format string, args ...any) desired.Envelope {
+	return append(desired.Envelope{0}, fmt.Sprintf(format, args...)...)
+}
+
+// scatter returns n changes: updates, inserts and deletions.
+func scatter(r *rand.Rand, m *memory, n int) map[string]desired.Envelope {
+	changes := map[string]desired.Envelope{}
+	for range n {
+		key := fmt.Sprintf("svc/%03d/obj/%08x", r.IntN(50), r.Uint32())
+		if len(m.keys) > 0 && r.IntN(10) > 0 {
+			key = m.keys[r.IntN(len(m.keys))]
+		}
+		changes[key] = envelope("value %d", r.Uint64())
+		if r.IntN(5) == 0 && len(m.keys) > 0 {
+			delete(changes, key)
+			changes[m.keys[r.IntN(len(m.keys))]] = nil
+		}
+	}
+	return changes
+}
+
+var codec = delta.NewCodec()

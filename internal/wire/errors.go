@@ -1,0 +1,111 @@
+package wire
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"espalier/internal/delta"
+	"espalier/internal/desired"
+	"espalier/merkle"
+	"espalier/store"
+)
+
+// ErrNoObject is returned where a set has no object under the key asked for.
+var ErrNoObject = errors.New("no such object")
+
+// ErrUnreachable is what errors match that say that no server answered.
+var ErrUnreachable = errors.New("the server can't be reached")
+
+// domain marks the details that errors travel with as ours.
+const domain = "espalier"
+
+// table pairs what callers branch on with what travels. A status carries the
+// reason as a google.rpc.ErrorInfo, so that two errors can share a code.
+var table = []struct {
+	err    error
+	code   codes.Code
+	reason string
+}{
+	{desired.ErrInvalid, codes.InvalidArgument, "INVALID"},
+	{delta.ErrProtocol, codes.InvalidArgument, "PROTOCOL"},
+	{delta.ErrTooDifferent, codes.OutOfRange, "TOO_DIFFERENT"},
+	{merkle.ErrOrder, codes.InvalidArgument, "ORDER"},
+	{merkle.ErrTooWide, codes.OutOfRange, "TOO_WIDE"},
+	{ErrNoObject, codes.NotFound, "NO_OBJECT"},
+	{store.ErrNotFound, codes.NotFound, "NO_SET"},
+	{store.ErrConflict, codes.FailedPrecondition, "CONFLICT"},
+	{store.ErrTooManyDeletes, codes.FailedPrecondition, "TOO_MANY_DELETES"},
+	{store.ErrRequestReused, codes.AlreadyExists, "REQUEST_REUSED"},
+	{store.ErrQuarantined, codes.DataLoss, "QUARANTINED"},
+	{store.ErrCorrupt, codes.DataLoss, "CORRUPT"},
+	{store.ErrFormat, codes.DataLoss, "FORMAT"},
+	{store.ErrDiskFull, codes.ResourceExhausted, "DISK_FULL"},
+	{context.Canceled, codes.Canceled, "CANCELED"},
+	{context.DeadlineExceeded, codes.DeadlineExceeded, "DEADLINE"},
+}
+
+// ToStatus returns err as an error for a handler to return. What is not in the
+// table is internal.
+func ToStatus(err error) error {
+	if err == nil {
+		return nil
+	}
+	if _, ok := status.FromError(err); ok {
+		return err
+	}
+	for _, row := range table {
+		if errors.Is(err, row.err) {
+			s := status.New(row.code, err.Error())
+			if detailed, e := s.WithDetails(&errdetails.ErrorInfo{Reason: row.reason, Domain: domain}); e == nil {
+				s = detailed
+			}
+			return s.Err()
+		}
+	}
+	return status.Error(codes.Internal, err.Error())
+}
+
+// statusError is an error of a call, with the words of the server.
+type statusError struct {
+	message string
+	matches error
+}
+
+func (e *statusError) Error() string { return e.message }
+func (e *statusError) Unwrap() error { return e.matches }
+
+// FromStatus returns the error that a call returned as one that matches what the
+// server's did. A server that does not answer matches ErrUnreachable.
+func FromStatus(err error) error {
+	s, ok := status.FromError(err)
+	if err == nil || !ok || errors.Is(err, io.EOF) {
+		return err
+	}
+	for _, detail := range s.Details() {
+		info, ok := detail.(*errdetails.ErrorInfo)
+		if !ok || info.GetDomain() != domain {
+			continue
+		}
+		for _, row := range table {
+			if row.reason == info.GetReason() {
+				return &statusError{message: s.Message(), matches: row.err}
+			}
+		}
+	}
+	switch s.Code() {
+	case codes.Unavailable:
+		return fmt.Errorf("%w: %s", ErrUnreachable, s.Message())
+	case codes.Canceled:
+		return &statusError{message: s.Message(), matches: context.Canceled}
+	case codes.DeadlineExceeded:
+		return &statusError{message: s.Message(), matches: context.DeadlineExceeded}
+	default:
+		return &statusError{message: fmt.Sprintf("%s (%s)", s.Message(), s.Code()), matches: err}
+	}
+}

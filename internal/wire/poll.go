@@ -1,0 +1,104 @@
+package wire
+
+import (
+	"fmt"
+	"time"
+
+	"espalier/internal/delta"
+	"espalier/internal/desired"
+	espalierv1 "espalier/proto/espalier/v1"
+)
+
+// MaxPolledSets bounds the sets of one poll.
+const MaxPolledSets = 1024
+
+// PollRequestToWire returns a poll for what is held.
+func PollRequestToWire(held []delta.Held) *espalierv1.PollRequest {
+	m := &espalierv1.PollRequest{Sets: make([]*espalierv1.HeldSet, len(held))}
+	for i, h := range held {
+		m.Sets[i] = &espalierv1.HeldSet{Name: string(h.Name), Epoch: h.Epoch, Number: h.Number, Root: h.Root}
+	}
+	return m
+}
+
+// PollRequestFromWire reads a poll.
+func PollRequestFromWire(m *espalierv1.PollRequest) ([]delta.Held, error) {
+	if len(m.GetSets()) > MaxPolledSets {
+		return nil, fmt.Errorf("%w poll: %d sets, at most %d are allowed", desired.ErrInvalid, len(m.Sets), MaxPolledSets)
+	}
+	held := make([]delta.Held, len(m.GetSets()))
+	for i, s := range m.GetSets() {
+		name, err := desired.ParseName(s.GetName())
+		if err != nil {
+			return nil, err
+		}
+		held[i] = delta.Held{Name: name, Epoch: s.GetEpoch(), Number: s.GetNumber(), Root: s.GetRoot()}
+	}
+	return held, nil
+}
+
+// Status is what a poll says of a set that is not current.
+type Status int
+
+// The statuses; their numbers are those of the wire.
+const (
+	StatusDelta       Status = 0 // Frame leads to Number and Root
+	StatusPull        Status = 1 // the set has moved to Head
+	StatusUnknown     Status = 2 // there is no such set
+	StatusUnavailable Status = 3 // the server cannot serve it now
+)
+
+// Answer is what a poll says of one set.
+type Answer struct {
+	Index  int // in the request
+	Status Status
+	// Number, Root and Frame: the delta to it, in the epoch that is held.
+	Number uint64
+	Root   desired.Digest
+	Frame  []byte
+	// Head: with StatusPull.
+	Head desired.Head
+}
+
+// PollResponseToWire returns the answer to a poll.
+func PollResponseToWire(next time.Duration, answers []Answer) *espalierv1.PollResponse {
+	m := &espalierv1.PollResponse{NextPollMs: uint32(next.Milliseconds())}
+	for i := range answers {
+		a := &answers[i]
+		set := &espalierv1.SetAnswer{
+			Index: uint32(a.Index), Status: espalierv1.SetAnswer_Status(a.Status), Number: a.Number, Frame: a.Frame,
+		}
+		if a.Status == StatusDelta {
+			set.Root = a.Root[:]
+		}
+		if a.Status == StatusPull {
+			set.Head = HeadToWire(a.Head)
+		}
+		m.Sets = append(m.Sets, set)
+	}
+	return m
+}
+
+// PollResponseFromWire reads the answer to a poll of sets sets.
+func PollResponseFromWire(m *espalierv1.PollResponse, sets int) (next time.Duration, answers []Answer, err error) {
+	if len(m.GetSets()) > sets {
+		return 0, nil, fmt.Errorf("%w answer: %d sets, %d were asked for", desired.ErrInvalid, len(m.Sets), sets)
+	}
+	for _, s := range m.GetSets() {
+		a := Answer{Index: int(s.GetIndex()), Status: Status(s.GetStatus()), Number: s.GetNumber(), Frame: s.GetFrame()}
+		if a.Index >= sets {
+			return 0, nil, fmt.Errorf("%w answer: set %d of %d", desired.ErrInvalid, a.Index, sets)
+		}
+		switch a.Status {
+		case StatusDelta:
+			a.Root, err = DigestFromWire(s.GetRoot())
+		case StatusPull:
+			a.Head, err = HeadFromWire(s.GetHead())
+		}
+		if err != nil {
+			return 0, nil, err
+		}
+		answers = append(answers, a)
+	}
+	return time.Duration(m.GetNextPollMs()) * time.Millisecond, answers, nil
+}
