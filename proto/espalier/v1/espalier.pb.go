@@ -1642,7 +1642,7 @@ type CommitTerms struct {
 	MaxDelete     *DeleteLimit           `protobuf:"bytes,3,opt,name=max_delete,json=maxDelete,proto3" json:"max_delete,omitempty"` // absent: no limit
 	RequestId     string                 `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"` // a retry with the same id gets the first answer
 	Why           string                 `protobuf:"bytes,5,opt,name=why,proto3" json:"why,omitempty"`
-	Restore       bool                   `protobuf:"varint,6,opt,name=restore,proto3" json:"restore,omitempty"` // the changes are all there shall be, in a new epoch
+	Restore       *Restore               `protobuf:"bytes,6,opt,name=restore,proto3" json:"restore,omitempty"` // the changes are all there shall be, in a new epoch
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1712,11 +1712,64 @@ func (x *CommitTerms) GetWhy() string {
 	return ""
 }
 
-func (x *CommitTerms) GetRestore() bool {
+func (x *CommitTerms) GetRestore() *Restore {
 	if x != nil {
 		return x.Restore
 	}
-	return false
+	return nil
+}
+
+// Restore starts a new epoch, from a backup or anything else.
+type Restore struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Known         []*Position            `protobuf:"bytes,1,rep,name=known,proto3" json:"known,omitempty"` // epochs that the new one follows besides those the server knows of
+	Salt          uint64                 `protobuf:"fixed64,2,opt,name=salt,proto3" json:"salt,omitempty"` // of the tree, unless the set has one; 0: a new one
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Restore) Reset() {
+	*x = Restore{}
+	mi := &file_espalier_v1_espalier_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Restore) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Restore) ProtoMessage() {}
+
+func (x *Restore) ProtoReflect() protoreflect.Message {
+	mi := &file_espalier_v1_espalier_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Restore.ProtoReflect.Descriptor instead.
+func (*Restore) Descriptor() ([]byte, []int) {
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *Restore) GetKnown() []*Position {
+	if x != nil {
+		return x.Known
+	}
+	return nil
+}
+
+func (x *Restore) GetSalt() uint64 {
+	if x != nil {
+		return x.Salt
+	}
+	return 0
 }
 
 type DeleteLimit struct {
@@ -1730,7 +1783,7 @@ type DeleteLimit struct {
 
 func (x *DeleteLimit) Reset() {
 	*x = DeleteLimit{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[26]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1742,7 +1795,7 @@ func (x *DeleteLimit) String() string {
 func (*DeleteLimit) ProtoMessage() {}
 
 func (x *DeleteLimit) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[26]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1755,7 +1808,7 @@ func (x *DeleteLimit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteLimit.ProtoReflect.Descriptor instead.
 func (*DeleteLimit) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{26}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *DeleteLimit) GetCount() uint64 {
@@ -1794,7 +1847,7 @@ type CommitResponse struct {
 
 func (x *CommitResponse) Reset() {
 	*x = CommitResponse{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[27]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1806,7 +1859,7 @@ func (x *CommitResponse) String() string {
 func (*CommitResponse) ProtoMessage() {}
 
 func (x *CommitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[27]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1819,7 +1872,7 @@ func (x *CommitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitResponse.ProtoReflect.Descriptor instead.
 func (*CommitResponse) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{27}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *CommitResponse) GetHead() *Head {
@@ -1881,7 +1934,7 @@ type DeleteSetRequest struct {
 
 func (x *DeleteSetRequest) Reset() {
 	*x = DeleteSetRequest{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[28]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1893,7 +1946,7 @@ func (x *DeleteSetRequest) String() string {
 func (*DeleteSetRequest) ProtoMessage() {}
 
 func (x *DeleteSetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[28]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1906,7 +1959,7 @@ func (x *DeleteSetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSetRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSetRequest) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{28}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *DeleteSetRequest) GetSet() string {
@@ -1931,7 +1984,7 @@ type DeleteSetResponse struct {
 
 func (x *DeleteSetResponse) Reset() {
 	*x = DeleteSetResponse{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[29]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1943,7 +1996,7 @@ func (x *DeleteSetResponse) String() string {
 func (*DeleteSetResponse) ProtoMessage() {}
 
 func (x *DeleteSetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[29]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1956,7 +2009,7 @@ func (x *DeleteSetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSetResponse.ProtoReflect.Descriptor instead.
 func (*DeleteSetResponse) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{29}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{30}
 }
 
 type CompactRequest struct {
@@ -1969,7 +2022,7 @@ type CompactRequest struct {
 
 func (x *CompactRequest) Reset() {
 	*x = CompactRequest{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[30]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1981,7 +2034,7 @@ func (x *CompactRequest) String() string {
 func (*CompactRequest) ProtoMessage() {}
 
 func (x *CompactRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[30]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1994,7 +2047,7 @@ func (x *CompactRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactRequest.ProtoReflect.Descriptor instead.
 func (*CompactRequest) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{30}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *CompactRequest) GetSet() string {
@@ -2021,7 +2074,7 @@ type CompactResponse struct {
 
 func (x *CompactResponse) Reset() {
 	*x = CompactResponse{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[31]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2033,7 +2086,7 @@ func (x *CompactResponse) String() string {
 func (*CompactResponse) ProtoMessage() {}
 
 func (x *CompactResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[31]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2046,7 +2099,7 @@ func (x *CompactResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactResponse.ProtoReflect.Descriptor instead.
 func (*CompactResponse) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{31}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *CompactResponse) GetBytesBefore() uint64 {
@@ -2072,7 +2125,7 @@ type CheckRequest struct {
 
 func (x *CheckRequest) Reset() {
 	*x = CheckRequest{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[32]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2084,7 +2137,7 @@ func (x *CheckRequest) String() string {
 func (*CheckRequest) ProtoMessage() {}
 
 func (x *CheckRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[32]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2097,7 +2150,7 @@ func (x *CheckRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckRequest.ProtoReflect.Descriptor instead.
 func (*CheckRequest) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{32}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *CheckRequest) GetSet() string {
@@ -2118,7 +2171,7 @@ type CheckResponse struct {
 
 func (x *CheckResponse) Reset() {
 	*x = CheckResponse{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[33]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2130,7 +2183,7 @@ func (x *CheckResponse) String() string {
 func (*CheckResponse) ProtoMessage() {}
 
 func (x *CheckResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[33]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2143,7 +2196,7 @@ func (x *CheckResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResponse.ProtoReflect.Descriptor instead.
 func (*CheckResponse) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{33}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *CheckResponse) GetDone() uint64 {
@@ -2178,7 +2231,7 @@ type CheckReport struct {
 
 func (x *CheckReport) Reset() {
 	*x = CheckReport{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[34]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2190,7 +2243,7 @@ func (x *CheckReport) String() string {
 func (*CheckReport) ProtoMessage() {}
 
 func (x *CheckReport) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[34]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2203,7 +2256,7 @@ func (x *CheckReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckReport.ProtoReflect.Descriptor instead.
 func (*CheckReport) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{34}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *CheckReport) GetHead() *Head {
@@ -2328,7 +2381,7 @@ const file_espalier_v1_espalier_proto_rawDesc = "" +
 	"\x06states\x18\x01 \x01(\fR\x06states\"U\n" +
 	"\rCommitRequest\x12.\n" +
 	"\x05terms\x18\x01 \x01(\v2\x18.espalier.v1.CommitTermsR\x05terms\x12\x14\n" +
-	"\x05frame\x18\x02 \x01(\fR\x05frame\"\xd2\x01\n" +
+	"\x05frame\x18\x02 \x01(\fR\x05frame\"\xe8\x01\n" +
 	"\vCommitTerms\x12\x10\n" +
 	"\x03set\x18\x01 \x01(\tR\x03set\x12-\n" +
 	"\x06expect\x18\x02 \x01(\v2\x15.espalier.v1.PositionR\x06expect\x127\n" +
@@ -2336,8 +2389,11 @@ const file_espalier_v1_espalier_proto_rawDesc = "" +
 	"max_delete\x18\x03 \x01(\v2\x18.espalier.v1.DeleteLimitR\tmaxDelete\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x04 \x01(\tR\trequestId\x12\x10\n" +
-	"\x03why\x18\x05 \x01(\tR\x03why\x12\x18\n" +
-	"\arestore\x18\x06 \x01(\bR\arestore\"U\n" +
+	"\x03why\x18\x05 \x01(\tR\x03why\x12.\n" +
+	"\arestore\x18\x06 \x01(\v2\x14.espalier.v1.RestoreR\arestore\"J\n" +
+	"\aRestore\x12+\n" +
+	"\x05known\x18\x01 \x03(\v2\x15.espalier.v1.PositionR\x05known\x12\x12\n" +
+	"\x04salt\x18\x02 \x01(\x06R\x04salt\"U\n" +
 	"\vDeleteLimit\x12\x14\n" +
 	"\x05count\x18\x01 \x01(\x04R\x05count\x12\x18\n" +
 	"\apercent\x18\x02 \x01(\x01R\apercent\x12\x16\n" +
@@ -2404,7 +2460,7 @@ func file_espalier_v1_espalier_proto_rawDescGZIP() []byte {
 }
 
 var file_espalier_v1_espalier_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_espalier_v1_espalier_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
+var file_espalier_v1_espalier_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
 var file_espalier_v1_espalier_proto_goTypes = []any{
 	(PullMode)(0),               // 0: espalier.v1.PullMode
 	(SetAnswer_Status)(0),       // 1: espalier.v1.SetAnswer.Status
@@ -2434,15 +2490,16 @@ var file_espalier_v1_espalier_proto_goTypes = []any{
 	(*MatchResponse)(nil),       // 25: espalier.v1.MatchResponse
 	(*CommitRequest)(nil),       // 26: espalier.v1.CommitRequest
 	(*CommitTerms)(nil),         // 27: espalier.v1.CommitTerms
-	(*DeleteLimit)(nil),         // 28: espalier.v1.DeleteLimit
-	(*CommitResponse)(nil),      // 29: espalier.v1.CommitResponse
-	(*DeleteSetRequest)(nil),    // 30: espalier.v1.DeleteSetRequest
-	(*DeleteSetResponse)(nil),   // 31: espalier.v1.DeleteSetResponse
-	(*CompactRequest)(nil),      // 32: espalier.v1.CompactRequest
-	(*CompactResponse)(nil),     // 33: espalier.v1.CompactResponse
-	(*CheckRequest)(nil),        // 34: espalier.v1.CheckRequest
-	(*CheckResponse)(nil),       // 35: espalier.v1.CheckResponse
-	(*CheckReport)(nil),         // 36: espalier.v1.CheckReport
+	(*Restore)(nil),             // 28: espalier.v1.Restore
+	(*DeleteLimit)(nil),         // 29: espalier.v1.DeleteLimit
+	(*CommitResponse)(nil),      // 30: espalier.v1.CommitResponse
+	(*DeleteSetRequest)(nil),    // 31: espalier.v1.DeleteSetRequest
+	(*DeleteSetResponse)(nil),   // 32: espalier.v1.DeleteSetResponse
+	(*CompactRequest)(nil),      // 33: espalier.v1.CompactRequest
+	(*CompactResponse)(nil),     // 34: espalier.v1.CompactResponse
+	(*CheckRequest)(nil),        // 35: espalier.v1.CheckRequest
+	(*CheckResponse)(nil),       // 36: espalier.v1.CheckResponse
+	(*CheckReport)(nil),         // 37: espalier.v1.CheckReport
 }
 var file_espalier_v1_espalier_proto_depIdxs = []int32{
 	2,  // 0: espalier.v1.Head.position:type_name -> espalier.v1.Position
@@ -2466,37 +2523,39 @@ var file_espalier_v1_espalier_proto_depIdxs = []int32{
 	3,  // 18: espalier.v1.GetHeadResponse.head:type_name -> espalier.v1.Head
 	27, // 19: espalier.v1.CommitRequest.terms:type_name -> espalier.v1.CommitTerms
 	2,  // 20: espalier.v1.CommitTerms.expect:type_name -> espalier.v1.Position
-	28, // 21: espalier.v1.CommitTerms.max_delete:type_name -> espalier.v1.DeleteLimit
-	3,  // 22: espalier.v1.CommitResponse.head:type_name -> espalier.v1.Head
-	36, // 23: espalier.v1.CheckResponse.report:type_name -> espalier.v1.CheckReport
-	3,  // 24: espalier.v1.CheckReport.head:type_name -> espalier.v1.Head
-	4,  // 25: espalier.v1.SyncService.Poll:input_type -> espalier.v1.PollRequest
-	8,  // 26: espalier.v1.SyncService.Pull:input_type -> espalier.v1.PullRequest
-	15, // 27: espalier.v1.OperatorService.ListSets:input_type -> espalier.v1.ListSetsRequest
-	18, // 28: espalier.v1.OperatorService.GetHead:input_type -> espalier.v1.GetHeadRequest
-	20, // 29: espalier.v1.OperatorService.GetObject:input_type -> espalier.v1.GetObjectRequest
-	22, // 30: espalier.v1.OperatorService.ListObjects:input_type -> espalier.v1.ListObjectsRequest
-	24, // 31: espalier.v1.OperatorService.Match:input_type -> espalier.v1.MatchRequest
-	26, // 32: espalier.v1.OperatorService.Commit:input_type -> espalier.v1.CommitRequest
-	30, // 33: espalier.v1.OperatorService.DeleteSet:input_type -> espalier.v1.DeleteSetRequest
-	32, // 34: espalier.v1.OperatorService.Compact:input_type -> espalier.v1.CompactRequest
-	34, // 35: espalier.v1.OperatorService.Check:input_type -> espalier.v1.CheckRequest
-	6,  // 36: espalier.v1.SyncService.Poll:output_type -> espalier.v1.PollResponse
-	10, // 37: espalier.v1.SyncService.Pull:output_type -> espalier.v1.PullResponse
-	16, // 38: espalier.v1.OperatorService.ListSets:output_type -> espalier.v1.ListSetsResponse
-	19, // 39: espalier.v1.OperatorService.GetHead:output_type -> espalier.v1.GetHeadResponse
-	21, // 40: espalier.v1.OperatorService.GetObject:output_type -> espalier.v1.GetObjectResponse
-	23, // 41: espalier.v1.OperatorService.ListObjects:output_type -> espalier.v1.ListObjectsResponse
-	25, // 42: espalier.v1.OperatorService.Match:output_type -> espalier.v1.MatchResponse
-	29, // 43: espalier.v1.OperatorService.Commit:output_type -> espalier.v1.CommitResponse
-	31, // 44: espalier.v1.OperatorService.DeleteSet:output_type -> espalier.v1.DeleteSetResponse
-	33, // 45: espalier.v1.OperatorService.Compact:output_type -> espalier.v1.CompactResponse
-	35, // 46: espalier.v1.OperatorService.Check:output_type -> espalier.v1.CheckResponse
-	36, // [36:47] is the sub-list for method output_type
-	25, // [25:36] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	29, // 21: espalier.v1.CommitTerms.max_delete:type_name -> espalier.v1.DeleteLimit
+	28, // 22: espalier.v1.CommitTerms.restore:type_name -> espalier.v1.Restore
+	2,  // 23: espalier.v1.Restore.known:type_name -> espalier.v1.Position
+	3,  // 24: espalier.v1.CommitResponse.head:type_name -> espalier.v1.Head
+	37, // 25: espalier.v1.CheckResponse.report:type_name -> espalier.v1.CheckReport
+	3,  // 26: espalier.v1.CheckReport.head:type_name -> espalier.v1.Head
+	4,  // 27: espalier.v1.SyncService.Poll:input_type -> espalier.v1.PollRequest
+	8,  // 28: espalier.v1.SyncService.Pull:input_type -> espalier.v1.PullRequest
+	15, // 29: espalier.v1.OperatorService.ListSets:input_type -> espalier.v1.ListSetsRequest
+	18, // 30: espalier.v1.OperatorService.GetHead:input_type -> espalier.v1.GetHeadRequest
+	20, // 31: espalier.v1.OperatorService.GetObject:input_type -> espalier.v1.GetObjectRequest
+	22, // 32: espalier.v1.OperatorService.ListObjects:input_type -> espalier.v1.ListObjectsRequest
+	24, // 33: espalier.v1.OperatorService.Match:input_type -> espalier.v1.MatchRequest
+	26, // 34: espalier.v1.OperatorService.Commit:input_type -> espalier.v1.CommitRequest
+	31, // 35: espalier.v1.OperatorService.DeleteSet:input_type -> espalier.v1.DeleteSetRequest
+	33, // 36: espalier.v1.OperatorService.Compact:input_type -> espalier.v1.CompactRequest
+	35, // 37: espalier.v1.OperatorService.Check:input_type -> espalier.v1.CheckRequest
+	6,  // 38: espalier.v1.SyncService.Poll:output_type -> espalier.v1.PollResponse
+	10, // 39: espalier.v1.SyncService.Pull:output_type -> espalier.v1.PullResponse
+	16, // 40: espalier.v1.OperatorService.ListSets:output_type -> espalier.v1.ListSetsResponse
+	19, // 41: espalier.v1.OperatorService.GetHead:output_type -> espalier.v1.GetHeadResponse
+	21, // 42: espalier.v1.OperatorService.GetObject:output_type -> espalier.v1.GetObjectResponse
+	23, // 43: espalier.v1.OperatorService.ListObjects:output_type -> espalier.v1.ListObjectsResponse
+	25, // 44: espalier.v1.OperatorService.Match:output_type -> espalier.v1.MatchResponse
+	30, // 45: espalier.v1.OperatorService.Commit:output_type -> espalier.v1.CommitResponse
+	32, // 46: espalier.v1.OperatorService.DeleteSet:output_type -> espalier.v1.DeleteSetResponse
+	34, // 47: espalier.v1.OperatorService.Compact:output_type -> espalier.v1.CompactResponse
+	36, // 48: espalier.v1.OperatorService.Check:output_type -> espalier.v1.CheckResponse
+	38, // [38:49] is the sub-list for method output_type
+	27, // [27:38] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_espalier_v1_espalier_proto_init() }
@@ -2521,7 +2580,7 @@ func file_espalier_v1_espalier_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_espalier_v1_espalier_proto_rawDesc), len(file_espalier_v1_espalier_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   35,
+			NumMessages:   36,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

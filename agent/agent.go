@@ -1,0 +1,187 @@
+// Package agent keeps a host's copy of its desired state: it polls the
+// orchestrator with the roots that it holds, mirrors what differs, proves it by
+// its root, and hands verified changes to a Handler.
+package agent
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+
+	"espalier/internal/delta"
+	"espalier/internal/desired"
+	espalierv1 "espalier/proto/espalier/v1"
+	"espalier/store"
+)
+
+// Options configures an Agent.
+type Options struct {
+	// Host is this host's name. Required.
+	Host desired.Name
+	// Sets are the sets to mirror; nil: the one that bears the host's name.
+	Sets []desired.Name
+	// Dir is the agent's data folder; it is made if need be. Required.
+	Dir string
+	// Server is the orchestrator's address, host:port. Required.
+	Server string
+	// Credentials secure the connection; nil: none do.
+	Credentials credentials.TransportCredentials
+	// Interval is the time between polls; 0: what the server says.
+	Interval time.Duration
+	// Handler is handed verified changes; nil: they are only mirrored.
+	Handler Handler
+	// Progress is called now and then while a set is pulled, with the objects
+	// received so far and those that the set has; nil: it is not.
+	Progress func(set desired.Name, done, total uint64)
+	// Probe checks a mirror's file after an unclean stop, as in store.Options.
+	Probe func(ctx context.Context, path string) error
+	// Logger receives what an operator should know; nil: slog.Default().
+	Logger *slog.Logger
+}
+
+// Agent mirrors the sets of one host. It is for one goroutine.
+type Agent struct {
+	options Options
+	log     *slog.Logger
+	codec   *delta.Codec
+	lock    io.Closer
+	mirrors []*mirror
+	conn    *grpc.ClientConn
+	client  espalierv1.SyncServiceClient
+	traffic traffic
+	next    time.Duration // what the server said last
+}
+
+// mirror is a mirror and its set's name.
+type mirror struct {
+	*store.Mirror
+	name desired.Name
+}
+
+// Open opens the agent's data folder and prepares the connection, which is made
+// when it is first needed. It returns an error that matches store.ErrInUse if
+// another process has the folder.
+func Open(o Options) (*Agent, error) {
+	if _, err := desired.ParseName(string(o.Host)); err != nil {
+		return nil, err
+	}
+	if len(o.Sets) == 0 {
+		o.Sets = []desired.Name{o.Host}
+	}
+	a := &Agent{options: o, log: cmp.Or(o.Logger, slog.Default()), codec: delta.NewCodec()}
+	if err := a.open(); err != nil {
+		return nil, errors.Join(err, a.Close())
+	}
+	return a, nil
+}
+
+func (a *Agent) open() (err error) {
+	if a.lock, err = store.LockDir(a.options.Dir); err != nil {
+		return err
+	}
+	for _, name := range a.options.Sets {
+		m, err := store.OpenMirror(a.options.Dir, name, store.Options{Logger: a.log, Probe: a.options.Probe})
+		if err != nil {
+			return fmt.Errorf("mirror of %q: %w", name, err)
+		}
+		a.mirrors = append(a.mirrors, &mirror{Mirror: m, name: name})
+	}
+	if a.conn, err = dial(a.options, &a.traffic); err != nil {
+		return err
+	}
+	a.client = espalierv1.NewSyncServiceClient(a.conn)
+	return nil
+}
+
+// Close closes the connection and the data folder.
+func (a *Agent) Close() error {
+	var errs []error
+	if a.conn != nil {
+		errs = append(errs, a.conn.Close())
+	}
+	for _, m := range a.mirrors {
+		errs = append(errs, m.Close())
+	}
+	if a.lock != nil {
+		errs = append(errs, a.lock.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Run keeps the mirrors current until ctx is done, and then returns nil. A
+// server that can't be reached is no reason to stop: what was verified last
+// stays in force.
+func (a *Agent) Run(ctx context.Context) error {
+	failures := 0
+	for ctx.Err() == nil {
+		report, err := a.Sync(ctx)
+		wait := a.interval()
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, ErrUnsafe):
+			a.log.Error("not synced", "error", err)
+		case err != nil:
+			failures++
+			wait = min(wait, backoff(failures))
+			a.log.Warn("not synced; what was verified last stays in force", "error", err, "retry_in", wait)
+		default:
+			failures = 0
+		}
+		for _, s := range report.Sets {
+			if s.Err == nil && s.Mode != Unchanged {
+				a.log.Info("synced", "set", s.Set, "revision", s.Head.Position, "root", s.Head.Root,
+					"mode", s.Mode, "upserts", s.Upserts, "deletes", s.Deletes)
+			}
+		}
+		sleep(ctx, wait)
+	}
+	return nil
+}
+
+func (a *Agent) interval() time.Duration {
+	return jitter(clamp(cmp.Or(a.options.Interval, a.next, DefaultInterval)))
+}
+
+// View calls fn with the mirror of a set as it was last verified. fn must
+// return soon, and not call the Agent. It returns an error that matches
+// store.ErrNotFound where nothing is mirrored yet.
+func (a *Agent) View(set desired.Name, fn func(*store.Snapshot) error) error {
+	for _, m := range a.mirrors {
+		if m.name == set {
+			return m.View(fn)
+		}
+	}
+	return fmt.Errorf("set %q: %w", set, store.ErrNotFound)
+}
+
+// Check recomputes the mirrors from what is stored and returns how many objects
+// are damaged; the next Sync fetches those again.
+func (a *Agent) Check(ctx context.Context) (damaged int, err error) {
+	for _, m := range a.mirrors {
+		n, err := m.Repair(ctx)
+		if err != nil {
+			return damaged, fmt.Errorf("mirror of %q: %w", m.name, err)
+		}
+		damaged += n
+	}
+	return damaged, nil
+}
+
+// MirrorPath returns the path of the file that a set is mirrored in; it is a
+// backup of the set, once the Agent is closed.
+func (a *Agent) MirrorPath(set desired.Name) (string, error) {
+	for _, m := range a.mirrors {
+		if m.name == set {
+			return m.Path(), nil
+		}
+	}
+	return "", fmt.Errorf("set %q: %w", set, store.ErrNotFound)
+}

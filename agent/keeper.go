@@ -1,0 +1,194 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"slices"
+
+	"espalier/internal/delta"
+	"espalier/internal/desired"
+	"espalier/merkle"
+	"espalier/store"
+)
+
+// keeper keeps what a pull receives: a little in memory, to be applied to the
+// mirror in one transaction; more of it in a staging beside the mirror, which
+// takes its place once it verifies. The mirror itself holds what was verified
+// last until then.
+//
+// A staging is written to by a goroutine of its own, a batch behind, so that
+// receiving and writing overlap.
+type keeper struct {
+	name    desired.Name
+	mirror  *store.Mirror
+	staging *store.Staging // nil: nothing is staged
+	pending []desired.Change
+	bytes   int
+	writing chan error // a Write under way sends its outcome; nil: there is none
+}
+
+// openKeeper goes on with what an earlier pull has staged.
+func openKeeper(m *mirror) (*keeper, error) {
+	staging, err := m.Staging()
+	return &keeper{name: m.name, mirror: m.Mirror, staging: staging}, err
+}
+
+// have tells a receiver what to start from.
+func (k *keeper) have() (delta.Have, error) {
+	have := delta.Have{Set: k.name, Verified: k.mirror.Head().Revision, Damaged: k.mirror.Damaged()}
+	if k.staging != nil {
+		have.Salt = k.staging.Salt()
+		mark, err := delta.DecodeMark(k.staging.Mark())
+		if err != nil { // nothing was staged, or by another version: compare it
+			mark = delta.Mark{Mode: delta.Descent}
+		}
+		have.Mark = &mark
+		return have, nil
+	}
+	err := k.mirror.View(func(s *store.Snapshot) error {
+		have.Salt = s.Shape().Salt
+		return nil
+	})
+	if errors.Is(err, store.ErrNotFound) {
+		return have, nil
+	}
+	return have, err
+}
+
+// ask calls fn with the view that the receiver compares with, where it does.
+func (k *keeper) ask(r *delta.Receiver, fn func(merkle.Reader) (delta.Effects, error)) (e delta.Effects, err error) {
+	if !r.Descending() {
+		return fn(nil)
+	}
+	view := k.mirror.View
+	if k.staging != nil {
+		view = k.staging.View
+	}
+	err = view(func(s *store.Snapshot) error {
+		e, err = fn(s)
+		return err
+	})
+	return e, err
+}
+
+// carryOut does what the receiver wants done, except for sending. over says
+// that the round has ended.
+func (k *keeper) carryOut(ctx context.Context, r *delta.Receiver, e delta.Effects) (over bool, err error) {
+	if e.Forget {
+		k.pending, k.bytes = nil, 0
+	}
+	if e.Restage {
+		if err := k.stage(ctx, store.StageEmpty, e.Salt); err != nil {
+			return true, err
+		}
+	}
+	for _, c := range e.Changes {
+		k.pending = append(k.pending, c)
+		k.bytes += c.PayloadBytes()
+	}
+	switch {
+	case e.Verify != nil:
+		return true, k.verify(ctx, r, *e.Verify)
+	case k.staging != nil && (len(k.pending) >= stageChanges || k.bytes >= stageBytes),
+		k.staging == nil && (len(k.pending) > adoptChanges || k.bytes > adoptBytes):
+		err = k.flush(ctx, r.Mark())
+	}
+	return e.Reopen, err
+}
+
+// stage begins a staging, in the place of an earlier one.
+func (k *keeper) stage(ctx context.Context, kind store.StageKind, salt uint64) error {
+	if err := k.wait(); err != nil {
+		return err
+	}
+	staging, err := k.mirror.Stage(ctx, kind, salt)
+	k.staging = staging
+	return err
+}
+
+// flush hands what is pending to the staging, and makes one if need be. It
+// returns once the flush before is durable.
+func (k *keeper) flush(ctx context.Context, mark delta.Mark) error {
+	if k.staging == nil {
+		var salt uint64
+		kind := store.StageEmpty
+		err := k.mirror.View(func(s *store.Snapshot) error {
+			salt, kind = s.Shape().Salt, store.StageCopy
+			return nil
+		})
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return err
+		}
+		if err := k.stage(ctx, kind, salt); err != nil {
+			return err
+		}
+	}
+	if err := k.wait(); err != nil {
+		return err
+	}
+	batch, encoded, done := settle(k.pending), mark.Encode(), make(chan error, 1)
+	k.pending, k.bytes, k.writing = nil, 0, done
+	staging := k.staging
+	go func() { done <- staging.Write(ctx, batch, encoded) }()
+	return nil
+}
+
+// wait waits for the write under way, if there is one.
+func (k *keeper) wait() error {
+	if k.writing == nil {
+		return nil
+	}
+	err := <-k.writing
+	k.writing = nil
+	return err
+}
+
+// save makes what is pending durable, so that it need not be sent again.
+func (k *keeper) save(ctx context.Context, mark delta.Mark) error {
+	if len(k.pending) > 0 {
+		if err := k.flush(ctx, mark); err != nil {
+			return err
+		}
+	}
+	return k.wait()
+}
+
+// verify makes what was received the mirror, if it gives head's root.
+func (k *keeper) verify(ctx context.Context, r *delta.Receiver, head desired.Head) error {
+	if err := admit(k.mirror.Floor(), head); err != nil {
+		return err
+	}
+	var err error
+	if k.staging == nil {
+		err = k.mirror.Adopt(ctx, head, all(settle(k.pending)))
+	} else {
+		if err := k.save(ctx, r.Mark()); err != nil {
+			return err
+		}
+		err = k.staging.Promote(ctx, head)
+	}
+	if err != nil && !errors.Is(err, store.ErrRootMismatch) {
+		return err
+	}
+	if err == nil {
+		k.staging, k.pending, k.bytes = nil, nil, 0
+	}
+	return r.Verified(err == nil)
+}
+
+// settle returns changes in key order; of several to one key, the last.
+func settle(changes []desired.Change) []desired.Change {
+	ordered := func(a, b desired.Change) int { return bytes.Compare(a.Key, b.Key) }
+	if !slices.IsSortedFunc(changes, ordered) {
+		slices.SortStableFunc(changes, ordered)
+	}
+	kept := changes[:0]
+	for i, c := range changes {
+		if i+1 < len(changes) && bytes.Equal(c.Key, changes[i+1].Key) {
+			continue
+		}
+		kept = append(kept, c)
+	}
+	return kept
+}

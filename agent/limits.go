@@ -1,0 +1,69 @@
+package agent
+
+import (
+	"context"
+	"math"
+	"math/rand/v2"
+	"time"
+
+	"google.golang.org/grpc/keepalive"
+)
+
+// Every bound of the agent, with its reason. Those of messages are in package
+// delta.
+const (
+	// DefaultInterval is the time between polls of a server that says nothing.
+	DefaultInterval = 30 * time.Second
+	// MinInterval and MaxInterval bound what a server can ask for.
+	MinInterval = time.Second
+	MaxInterval = time.Hour
+	// CallTimeout bounds a poll, and the silence within a pull.
+	CallTimeout = 60 * time.Second
+	// PullAttempts is how often a pull is tried again that brought nothing new.
+	PullAttempts = 3
+
+	// adoptChanges and adoptBytes bound what is applied to a mirror in one
+	// transaction; more is staged beside it.
+	adoptChanges = 16 << 10
+	adoptBytes   = 8 << 20
+	// stageChanges and stageBytes bound one transaction of a staging: what a
+	// cut can cost, and what is held in memory, twice.
+	stageChanges = 32 << 10
+	stageBytes   = 8 << 20
+	// deliverBytes bounds what is read at once for a Handler.
+	deliverBytes = 1 << 20
+
+	// The windows are static, since probing for the bandwidth costs more bytes
+	// than an idle poll.
+	streamWindow   = 4 << 20
+	connWindow     = 8 << 20
+	maxHeaderBytes = 16 << 10
+)
+
+// A connection whose peer vanished is noticed within a minute of a call.
+var keepaliveParams = keepalive.ClientParameters{Time: 40 * time.Second, Timeout: 20 * time.Second}
+
+// backoff returns how long to wait after so many failures in a row: at random
+// up to 1 s, growing by 1.6 with each, at most 120 s (full jitter; Brooker,
+// "Exponential Backoff And Jitter", 2015).
+func backoff(failures int) time.Duration {
+	most := min(120, math.Pow(1.6, float64(failures-1)))
+	return time.Duration(rand.Float64() * most * float64(time.Second))
+}
+
+// jitter returns d, give or take a tenth: fixed phases echo through a fleet.
+func jitter(d time.Duration) time.Duration {
+	return time.Duration(float64(d) * (0.9 + 0.2*rand.Float64()))
+}
+
+func clamp(d time.Duration) time.Duration { return min(max(d, MinInterval), MaxInterval) }
+
+// sleep returns after d, or once ctx is done.
+func sleep(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}

@@ -1,0 +1,150 @@
+package agent_test
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"maps"
+	"math/rand/v2"
+	"net"
+	"slices"
+	"testing"
+
+	"espalier/agent"
+	"espalier/internal/delta"
+	"espalier/internal/desired"
+	"espalier/server"
+	"espalier/store"
+)
+
+// orchestrator is a store and a server of it on loopback.
+type orchestrator struct {
+	*store.Store
+	addr string
+}
+
+func serve(t *testing.T) orchestrator {
+	t.Helper()
+	s, err := store.Open(t.TempDir(), store.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	stopped := make(chan error, 1)
+	go func() { stopped <- server.New(s, server.Options{}).Run(ctx, l) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-stopped; err != nil {
+			t.Error(err)
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return orchestrator{Store: s, addr: l.Addr().String()}
+}
+
+// publish commits objects by key, an empty value standing for a deletion.
+func (o orchestrator) publish(t *testing.T, set desired.Name, objects map[string]string) desired.Head {
+	t.Helper()
+	r, err := o.Commit(t.Context(), set, store.Commit{Changes: changes(objects)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r.Head
+}
+
+func changes(objects map[string]string) iter.Seq2[desired.Change, error] {
+	return func(yield func(desired.Change, error) bool) {
+		for _, key := range slices.Sorted(maps.Keys(objects)) {
+			c := desired.Change{Key: []byte(key)}
+			if v := objects[key]; v != "" {
+				c.Envelope = append(desired.Envelope{0}, v...)
+			}
+			if !yield(c, nil) {
+				return
+			}
+		}
+	}
+}
+
+func open(t *testing.T, o agent.Options) *agent.Agent {
+	t.Helper()
+	a, err := agent.Open(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { a.Close() })
+	return a
+}
+
+func sync(t *testing.T, a *agent.Agent) agent.SetReport {
+	t.Helper()
+	r, err := a.Sync(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r.Sets[0]
+}
+
+// random returns n objects with keys that share prefixes.
+func random(r *rand.Rand, n int) map[string]string {
+	objects := map[string]string{}
+	for range n {
+		objects[fmt.Sprintf("svc/%02d/obj/%06x", r.IntN(20), r.IntN(1<<24))] = fmt.Sprint(r.Uint64())
+	}
+	return objects
+}
+
+func TestSyncFollowsTheServer(t *testing.T) {
+	o := serve(t)
+	r := rand.New(rand.NewPCG(1, 2))
+	objects := random(r, 30_000)
+	o.publish(t, "web-01", objects)
+	a := open(t, agent.Options{Host: "web-01", Dir: t.TempDir(), Server: o.addr})
+
+	for _, step := range []struct {
+		name   string
+		change func() desired.Head
+		want   delta.Mode
+	}{
+		{"first", func() desired.Head { h, _ := o.Head("web-01"); return h }, delta.Full},
+		{"nothing", func() desired.Head { h, _ := o.Head("web-01"); return h }, agent.Unchanged},
+		{"one", func() desired.Head { return o.publish(t, "web-01", map[string]string{"one": "1"}) }, delta.Since},
+		{"gone", func() desired.Head { return o.publish(t, "web-01", map[string]string{"one": ""}) }, delta.Since},
+		{"many", func() desired.Head { return o.publish(t, "web-01", random(r, 3000)) }, delta.Since},
+		{"history lost", func() desired.Head {
+			h := o.publish(t, "web-01", random(r, 300))
+			if err := o.DropHistory(t.Context(), "web-01"); err != nil {
+				t.Fatal(err)
+			}
+			return h
+		}, delta.Descent},
+		{"far apart", func() desired.Head {
+			h := o.publish(t, "web-01", random(r, 25_000))
+			if err := o.DropHistory(t.Context(), "web-01"); err != nil {
+				t.Fatal(err)
+			}
+			return h
+		}, delta.Descent},
+	} {
+		want := step.change()
+		got := sync(t, a)
+		if got.Head.Revision != want.Revision || got.Mode != step.want {
+			t.Fatalf("%s: %v at %+v, want %v at %+v", step.name, got.Mode, got.Head, step.want, want)
+		}
+		err := a.View("web-01", func(s *store.Snapshot) error {
+			if s.Head().Root != want.Root {
+				t.Errorf("%s: mirror's root %v, want %v", step.name, s.Head().Root, want.Root)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}

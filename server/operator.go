@@ -1,0 +1,193 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"espalier/internal/delta"
+	"espalier/internal/desired"
+	"espalier/internal/wire"
+	espalierv1 "espalier/proto/espalier/v1"
+	"espalier/store"
+)
+
+// operatorService serves those who publish.
+type operatorService struct {
+	espalierv1.UnimplementedOperatorServiceServer
+	server *Server
+}
+
+func (o operatorService) ListSets(context.Context, *espalierv1.ListSetsRequest) (*espalierv1.ListSetsResponse, error) {
+	resp := &espalierv1.ListSetsResponse{}
+	for _, h := range o.server.store.Heads() {
+		info := &espalierv1.SetInfo{Name: string(h.Name)}
+		if h.Err != nil {
+			info.Error = h.Err.Error()
+		} else {
+			info.Head = wire.HeadToWire(h.Head)
+		}
+		resp.Sets = append(resp.Sets, info)
+	}
+	return resp, nil
+}
+
+func (o operatorService) GetHead(_ context.Context, req *espalierv1.GetHeadRequest) (*espalierv1.GetHeadResponse, error) {
+	resp := &espalierv1.GetHeadResponse{}
+	err := o.view(req.GetSet(), func(s *store.Snapshot) error {
+		resp.Head, resp.Salt = wire.HeadToWire(s.Head()), s.Shape().Salt
+		return nil
+	})
+	return resp, wire.ToStatus(err)
+}
+
+// view calls fn with a snapshot of the set of that name.
+func (o operatorService) view(set string, fn func(*store.Snapshot) error) error {
+	name, err := desired.ParseName(set)
+	if err != nil {
+		return err
+	}
+	return o.server.store.View(name, fn)
+}
+
+func (o operatorService) GetObject(_ context.Context, req *espalierv1.GetObjectRequest) (*espalierv1.GetObjectResponse, error) {
+	resp := &espalierv1.GetObjectResponse{}
+	err := o.view(req.GetSet(), func(s *store.Snapshot) error {
+		if err := desired.CheckKey(req.GetKey()); err != nil {
+			return err
+		}
+		c, ok, err := s.Get(req.GetKey())
+		if err == nil && !ok {
+			err = fmt.Errorf("%w: %q in set %q", wire.ErrNoObject, req.GetKey(), req.GetSet())
+		}
+		resp.Envelope = append([]byte(nil), c.Envelope...)
+		return err
+	})
+	return resp, wire.ToStatus(err)
+}
+
+// ListObjects reads a frame at a time, so that a slow reader holds no
+// transaction open.
+func (o operatorService) ListObjects(req *espalierv1.ListObjectsRequest, stream espalierv1.OperatorService_ListObjectsServer) error {
+	if len(req.GetPrefix()) > desired.MaxKeyBytes {
+		return wire.ToStatus(fmt.Errorf("%w prefix: %d bytes", desired.ErrInvalid, len(req.GetPrefix())))
+	}
+	from, until := req.GetPrefix(), desired.PrefixEnd(req.GetPrefix())
+	frame := delta.NewFrameWriter(o.server.codec)
+	for from != nil || len(req.GetPrefix()) == 0 {
+		var next []byte
+		err := o.view(req.GetSet(), func(s *store.Snapshot) error {
+			for row, err := range s.Rows(0, from, until) {
+				if err != nil {
+					return err
+				}
+				if frame.Full() {
+					next = append([]byte(nil), row.Key...)
+					return nil
+				}
+				envelope := append(desired.Envelope{0}, row.Digest[:]...)
+				if err := frame.Add(desired.Change{Key: row.Key, Envelope: envelope}); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return wire.ToStatus(err)
+		}
+		if err := stream.Send(&espalierv1.ListObjectsResponse{Frame: frame.Frame()}); err != nil {
+			return err
+		}
+		if from = next; next == nil {
+			break
+		}
+	}
+	return nil
+}
+
+// Match answers each frame of keys and short digests with a byte for each: 0
+// the same, 1 differs, 2 missing.
+func (o operatorService) Match(stream espalierv1.OperatorService_MatchServer) error {
+	var set string
+	var seed uint64
+	for first := true; ; first = false {
+		req, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if first {
+			set, seed = req.GetSet(), req.GetSeed()
+		}
+		changes, err := o.server.codec.DecodeFrame(req.GetFrame())
+		if err != nil {
+			return wire.ToStatus(err)
+		}
+		states := make([]byte, len(changes))
+		err = o.view(set, func(s *store.Snapshot) error { return match(s, seed, changes, states) })
+		if err != nil {
+			return wire.ToStatus(err)
+		}
+		if err := stream.Send(&espalierv1.MatchResponse{States: states}); err != nil {
+			return err
+		}
+	}
+}
+
+func match(s *store.Snapshot, seed uint64, changes []desired.Change, states []byte) error {
+	for i, c := range changes {
+		states[i] = 2
+		for row, err := range s.Rows(0, c.Key, append(c.Key[:len(c.Key):len(c.Key)], 0)) {
+			if err != nil {
+				return err
+			}
+			short := delta.ShortDigest(seed, row.Digest)
+			if states[i] = 1; !c.Deleted() && string(c.Envelope[1:]) == string(short[:]) {
+				states[i] = 0
+			}
+		}
+	}
+	return nil
+}
+
+func (o operatorService) DeleteSet(ctx context.Context, req *espalierv1.DeleteSetRequest) (*espalierv1.DeleteSetResponse, error) {
+	name, err := desired.ParseName(req.GetSet())
+	if err == nil {
+		err = o.server.store.Delete(ctx, name)
+	}
+	return &espalierv1.DeleteSetResponse{}, wire.ToStatus(err)
+}
+
+func (o operatorService) Compact(ctx context.Context, req *espalierv1.CompactRequest) (*espalierv1.CompactResponse, error) {
+	name, err := desired.ParseName(req.GetSet())
+	if err != nil {
+		return nil, wire.ToStatus(err)
+	}
+	r, err := o.server.store.Compact(ctx, name, store.CompactOptions{DropHistory: req.GetDropHistory()})
+	return &espalierv1.CompactResponse{BytesBefore: uint64(r.Before), BytesAfter: uint64(r.After)}, wire.ToStatus(err)
+}
+
+func (o operatorService) Check(req *espalierv1.CheckRequest, stream espalierv1.OperatorService_CheckServer) error {
+	name, err := desired.ParseName(req.GetSet())
+	if err != nil {
+		return wire.ToStatus(err)
+	}
+	var sent error
+	progress := func(done, total uint64) {
+		if sent == nil {
+			sent = stream.Send(&espalierv1.CheckResponse{Done: done, Total: total})
+		}
+	}
+	report, err := o.server.store.Check(stream.Context(), name, progress)
+	if err != nil {
+		return wire.ToStatus(err)
+	}
+	m := &espalierv1.CheckReport{Head: wire.HeadToWire(report.Head), Problems: report.Found}
+	for _, p := range report.Problems {
+		m.Details = append(m.Details, p.Where+": "+p.What)
+	}
+	return stream.Send(&espalierv1.CheckResponse{Report: m})
+}

@@ -1,0 +1,123 @@
+// Package server is the orchestrator: it serves the sets of a store to agents,
+// which poll and pull, and to operators, who publish. It turns calls into
+// questions to the store and to the sync conversation, and keeps nothing of its
+// own but the scrub that runs beside them.
+package server
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/reflection"
+
+	"espalier/internal/delta"
+	espalierv1 "espalier/proto/espalier/v1"
+	"espalier/store"
+)
+
+// Options configures a Server; the zero value works.
+type Options struct {
+	// Logger receives what an operator should know; nil: slog.Default().
+	Logger *slog.Logger
+	// PollInterval is what agents are told to wait between polls; 0:
+	// DefaultPollInterval.
+	PollInterval time.Duration
+	// ScrubBytes is how many bytes of values a second the scrub reads; 0:
+	// DefaultScrubBytes, less than 0: no scrub.
+	ScrubBytes int
+	// ScratchDir is where large uploads are put until they are whole; empty:
+	// the system's folder for temporary files.
+	ScratchDir string
+}
+
+// Server serves a store.
+type Server struct {
+	store   *store.Store
+	options Options
+	log     *slog.Logger
+	codec   *delta.Codec
+}
+
+// New returns a Server of a store, which the caller closes after Run has
+// returned.
+func New(s *store.Store, o Options) *Server {
+	o.PollInterval = cmp.Or(o.PollInterval, DefaultPollInterval)
+	o.ScrubBytes = cmp.Or(o.ScrubBytes, DefaultScrubBytes)
+	return &Server{store: s, options: o, log: cmp.Or(o.Logger, slog.Default()), codec: delta.NewCodec()}
+}
+
+// Run serves on l until ctx is done, and then lets calls under way finish for
+// up to StopTimeout. It returns once everything has stopped, nil after a clean
+// stop; l is closed.
+func (s *Server) Run(ctx context.Context, l net.Listener) error {
+	g := grpc.NewServer(serverOptions()...)
+	espalierv1.RegisterSyncServiceServer(g, syncService{server: s})
+	espalierv1.RegisterOperatorServiceServer(g, operatorService{server: s})
+	state := health.NewServer()
+	healthv1.RegisterHealthServer(g, state)
+	reflection.Register(g)
+
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		if err := g.Serve(l); err != nil {
+			return fmt.Errorf("serve on %s: %w", l.Addr(), err)
+		}
+		return nil
+	})
+	group.Go(func() error {
+		<-ctx.Done()
+		state.Shutdown()
+		stop(g)
+		return nil
+	})
+	group.Go(func() error { return s.scrub(ctx) })
+	return group.Wait()
+}
+
+// stop lets calls finish, but not forever.
+func stop(g *grpc.Server) {
+	force := time.AfterFunc(StopTimeout, g.Stop)
+	defer force.Stop()
+	g.GracefulStop()
+}
+
+// scrub reads all values over and over, at its pace.
+func (s *Server) scrub(ctx context.Context) error {
+	if s.options.ScrubBytes < 0 {
+		return nil
+	}
+	limit := rate.NewLimiter(rate.Limit(s.options.ScrubBytes), s.options.ScrubBytes)
+	for ctx.Err() == nil {
+		if err := s.store.Scrub(ctx, limit); err != nil && !errors.Is(err, context.Canceled) {
+			s.log.Error("scrub", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(ScrubPause):
+		}
+	}
+	return nil
+}
+
+func serverOptions() []grpc.ServerOption {
+	return []grpc.ServerOption{
+		grpc.StaticStreamWindowSize(StreamWindow),
+		grpc.StaticConnWindowSize(ConnWindow),
+		grpc.MaxRecvMsgSize(delta.MaxMessageBytes),
+		grpc.MaxSendMsgSize(delta.MaxMessageBytes),
+		grpc.MaxConcurrentStreams(MaxStreams),
+		grpc.MaxHeaderListSize(MaxHeaderBytes),
+		grpc.KeepaliveParams(keepaliveParams),
+		grpc.KeepaliveEnforcementPolicy(keepalivePolicy),
+	}
+}
