@@ -28,7 +28,7 @@ const (
 	adoptBytes   = 8 << 20
 	// stageChanges and stageBytes bound one transaction of a staging: what a
 	// cut can cost, and what is held in memory, twice.
-	stageChanges = 32 << 10
+	stageChanges = 20_000
 	stageBytes   = 8 << 20
 	// deliverBytes bounds what is read at once for a Handler.
 	deliverBytes = 1 << 20

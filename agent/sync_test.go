@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"slices"
+	gosync "sync"
 	"testing"
 
 	"espalier/agent"
@@ -21,11 +22,17 @@ import (
 type orchestrator struct {
 	*store.Store
 	addr string
+	stop func() // before the test ends
 }
 
 func serve(t *testing.T) orchestrator {
 	t.Helper()
-	s, err := store.Open(t.TempDir(), store.Options{})
+	return serveDir(t, t.TempDir())
+}
+
+func serveDir(t *testing.T, dir string) orchestrator {
+	t.Helper()
+	s, err := store.Open(dir, store.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,7 +43,7 @@ func serve(t *testing.T) orchestrator {
 	ctx, cancel := context.WithCancel(context.Background())
 	stopped := make(chan error, 1)
 	go func() { stopped <- server.New(s, server.Options{}).Run(ctx, l) }()
-	t.Cleanup(func() {
+	stop := gosync.OnceFunc(func() {
 		cancel()
 		if err := <-stopped; err != nil {
 			t.Error(err)
@@ -45,7 +52,8 @@ func serve(t *testing.T) orchestrator {
 			t.Error(err)
 		}
 	})
-	return orchestrator{Store: s, addr: l.Addr().String()}
+	t.Cleanup(stop)
+	return orchestrator{Store: s, addr: l.Addr().String(), stop: stop}
 }
 
 // publish commits objects by key, an empty value standing for a deletion.
