@@ -7,110 +7,117 @@ import (
 	"fmt"
 	"hash"
 	"io"
-	"iter"
 
 	"google.golang.org/protobuf/proto"
 
 	"espalier/internal/desired"
+	"espalier/internal/spool"
 	"espalier/internal/wire"
 	espalierv1 "espalier/proto/espalier/v1"
 	"espalier/store"
 )
 
-// upload is a commit as it comes in: first whole, then applied, so that a slow
-// client holds no set locked.
+// upload is a commit as it comes in: first whole, on disk if it is large, then
+// applied, so that a slow client holds no set locked.
 type upload struct {
-	terms   *espalierv1.CommitTerms
+	server  *Server
 	name    desired.Name
-	sum     hash.Hash // over the terms and frames: tells a retry from another request
-	changes []desired.Change
-	bytes   int
+	terms   *espalierv1.CommitTerms // nil: nothing came yet
+	changes *spool.Writer
+	// sum is over the terms and frames: it tells a retry from another request
+	// of the same id.
+	sum hash.Hash
 }
 
 // Commit gathers the changes, and then makes them one commit.
 func (o operatorService) Commit(stream espalierv1.OperatorService_CommitServer) error {
-	u := upload{sum: sha256.New()}
+	u := upload{server: o.server, sum: sha256.New()}
+	u.changes = spool.New(o.server.options.ScratchDir, spool.Options{Ordered: true, MemoryBytes: MaxUploadInMemory})
+	defer u.changes.Close()
 	for {
 		req, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err == nil {
-			err = u.receive(o.server, req)
+			err = u.receive(req)
 		}
 		if err != nil {
 			return wire.ToStatus(err)
 		}
 	}
-	resp, err := u.commit(stream.Context(), o.server.store)
+	resp, err := u.apply(stream.Context())
 	if err != nil {
 		return wire.ToStatus(err)
 	}
 	return stream.SendAndClose(resp)
 }
 
-func (u *upload) receive(s *Server, req *espalierv1.CommitRequest) error {
-	if terms := req.GetTerms(); terms != nil {
-		if u.terms != nil {
-			return fmt.Errorf("%w commit: its terms come twice", desired.ErrInvalid)
-		}
-		var err error
-		if u.name, err = desired.ParseName(terms.GetSet()); err != nil {
-			return err
-		}
-		b, err := proto.MarshalOptions{Deterministic: true}.Marshal(terms)
-		if err != nil {
-			return err
-		}
-		u.terms = terms
-		u.sum.Write(b)
+func (u *upload) receive(req *espalierv1.CommitRequest) error {
+	if err := u.agree(req.GetTerms()); err != nil {
+		return err
 	}
-	if u.terms == nil {
-		return fmt.Errorf("%w commit: its first message has no terms", desired.ErrInvalid)
-	}
-	changes, err := s.codec.DecodeFrame(req.GetFrame())
+	changes, err := u.server.codec.DecodeFrame(req.GetFrame())
 	if err != nil {
 		return err
 	}
 	u.sum.Write(req.GetFrame())
-	u.changes = append(u.changes, changes...)
+	for _, c := range changes {
+		if err := u.changes.Add(c, 0); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
-func (u *upload) all() iter.Seq2[desired.Change, error] {
-	return func(yield func(desired.Change, error) bool) {
-		for _, c := range u.changes {
-			if !yield(c, nil) {
-				return
-			}
-		}
+// agree takes the terms, which come with the first message and no other.
+func (u *upload) agree(terms *espalierv1.CommitTerms) error {
+	switch {
+	case (terms == nil) != (u.terms != nil):
+		return fmt.Errorf("%w commit: its terms have to come once, in the first message", desired.ErrInvalid)
+	case terms == nil:
+		return nil
 	}
+	encoded, err := proto.MarshalOptions{Deterministic: true}.Marshal(terms)
+	if err != nil {
+		return fmt.Errorf("terms of a commit: %w", err)
+	}
+	u.sum.Write(encoded)
+	u.terms = terms
+	u.name, err = desired.ParseName(terms.GetSet())
+	return err
 }
 
-func (u *upload) commit(ctx context.Context, s *store.Store) (*espalierv1.CommitResponse, error) {
+// apply hands the whole upload to the store.
+func (u *upload) apply(ctx context.Context) (*espalierv1.CommitResponse, error) {
 	if u.terms == nil {
 		return nil, fmt.Errorf("%w commit: it is empty", desired.ErrInvalid)
 	}
-	c := store.Commit{Changes: u.all(), Why: u.terms.GetWhy(), Request: store.Request{ID: u.terms.GetRequestId()}}
-	if c.Request.ID != "" {
-		u.sum.Sum(c.Request.Digest[:0])
-	}
-	if expect := u.terms.GetExpect(); expect != nil {
-		p, err := wire.PositionFromWire(expect)
-		if err != nil {
-			return nil, err
-		}
-		c.Expect = &p
-	}
-	if l := u.terms.GetMaxDelete(); l != nil {
-		c.MaxDelete = &store.DeleteLimit{Count: l.GetCount(), Percent: l.GetPercent(), Prefix: l.GetPrefix()}
-	}
-	r, err := s.Commit(ctx, u.name, c)
+	changes, err := u.changes.Finish()
 	if err != nil {
 		return nil, err
 	}
-	return &espalierv1.CommitResponse{
-		Head: wire.HeadToWire(r.Head), Created: r.Created, Updated: r.Updated, Deleted: r.Deleted,
-		Unchanged: r.Unchanged, Missing: r.Missing, Replayed: r.Replayed,
-	}, nil
+	defer changes.Close()
+	if u.terms.GetRestore() != nil {
+		return u.restore(ctx, changes)
+	}
+	c, err := wire.CommitFromWire(u.terms)
+	if err != nil {
+		return nil, err
+	}
+	c.Changes = changes.All()
+	if c.Request.ID != "" {
+		u.sum.Sum(c.Request.Digest[:0])
+	}
+	r, err := u.server.store.Commit(ctx, u.name, c)
+	return wire.ResultToWire(r), err
+}
+
+func (u *upload) restore(ctx context.Context, objects *spool.Sorted) (*espalierv1.CommitResponse, error) {
+	origin, err := wire.OriginFromWire(u.terms.GetRestore())
+	if err != nil {
+		return nil, err
+	}
+	head, err := u.server.store.Restore(ctx, u.name, objects.All(), origin, "", u.terms.GetWhy())
+	return wire.ResultToWire(store.Result{Head: head, Created: head.Objects}), err
 }

@@ -12,6 +12,7 @@ import (
 
 	"espalier/internal/delta"
 	"espalier/internal/desired"
+	"espalier/internal/spool"
 	"espalier/merkle"
 	"espalier/store"
 )
@@ -46,6 +47,7 @@ var table = []struct {
 	{store.ErrCorrupt, codes.DataLoss, "CORRUPT"},
 	{store.ErrFormat, codes.DataLoss, "FORMAT"},
 	{store.ErrDiskFull, codes.ResourceExhausted, "DISK_FULL"},
+	{spool.ErrDiskFull, codes.ResourceExhausted, "SPOOL_FULL"},
 	{context.Canceled, codes.Canceled, "CANCELED"},
 	{context.DeadlineExceeded, codes.DeadlineExceeded, "DEADLINE"},
 }

@@ -1,0 +1,169 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// TestStory is what an operator does with a set, from its first publication to
+// its end.
+func TestStory(t *testing.T) {
+	dir := t.TempDir()
+	server := serve(t, filepath.Join(dir, "server"))
+	agent := server.at("agent", "--host", "web-01", "--data", filepath.Join(dir, "agent"), "--once")
+	input := write(t, dir, 5000, 1)
+
+	var c commit
+	must(t, &c, "", server.at("apply", "web-01", "-f", input)...)
+	if c.Set != "web-01" || c.Revision != 1 || c.Objects != 5000 || c.Created != 5000 || len(c.Epoch) != 32 || len(c.Root) != 64 {
+		t.Fatalf("first apply: %+v", c)
+	}
+	sync := func(mode string, revision, upserts, deletes uint64) {
+		t.Helper()
+		var s synced
+		must(t, &s, "", agent...)
+		got := s.Sets[0]
+		if s.Host != "web-01" || got.Mode != mode || got.Revision != revision || got.Upserts != upserts || got.Deletes != deletes ||
+			s.BytesSent == 0 || s.BytesReceived == 0 || s.RoundTrips == 0 {
+			t.Fatalf("agent: %+v, want mode %s, revision %d, %d upserts, %d deletes", s, mode, revision, upserts, deletes)
+		}
+		var head commit
+		if must(t, &head, "", server.at("head", "web-01")...); head.Root != got.Root {
+			t.Fatalf("agent holds root %s, the head is %+v", got.Root, head)
+		}
+	}
+	sync("full", 1, 5000, 0)
+	sync("unchanged", 1, 0, 0)
+
+	if must(t, &c, "", server.at("apply", "web-01", "-f", input)...); c.Revision != 1 || c.Unchanged != 5000 {
+		t.Fatalf("unchanged apply: %+v", c)
+	}
+	must(t, &c, "", server.at("set", "web-01", "motd", "hello")...)
+	sync("delta", 2, 1, 0)
+	if r := must(t, nil, "", server.at("get", "web-01", "motd")...); r.stdout != "hello" {
+		t.Fatalf("get = %q", r.stdout)
+	}
+	if r := must(t, nil, "", server.at("list", "web-01", "--prefix", "mo")...); r.stdout != "motd\n" {
+		t.Fatalf("list = %q", r.stdout)
+	}
+	r := must(t, &c, "", server.at("delete", "web-01", "motd", "not-there")...)
+	if c.Deleted != 1 || !strings.Contains(r.stderr, "not-there") {
+		t.Fatalf("delete: %+v, %q", c, r.stderr)
+	}
+	sync("delta", 3, 0, 1)
+	if r := espalier(t, "", server.at("get", "web-01", "motd")...); r.status != 1 {
+		t.Fatalf("get of what is gone: %+v", r)
+	}
+
+	backup := filepath.Join(dir, "backup")
+	must(t, nil, "", server.at("backup", "web-01", backup)...)
+	must(t, &c, "", server.at("apply", "web-01", "--prune", "--max-delete", "50%", "-f", write(t, dir, 4000, 1))...)
+	if c.Objects != 4000 {
+		t.Fatalf("prune: %+v", c)
+	}
+	must(t, nil, "", server.at("restore", "web-01", backup)...)
+	var head commit
+	must(t, &head, "", server.at("head", "web-01")...)
+	if head.Objects != 5000 || head.Epoch == c.Epoch {
+		t.Fatalf("restored: %+v", head)
+	}
+	var s synced
+	if must(t, &s, "", agent...); s.Sets[0].Root != head.Root || s.Sets[0].Epoch != head.Epoch {
+		t.Fatalf("agent after the restore: %+v", s)
+	}
+	must(t, nil, "", server.at("check", "web-01")...)
+	must(t, nil, "", server.at("compact", "web-01")...)
+	if r := must(t, nil, "", server.at("sets")...); !strings.Contains(r.stdout, "web-01") || !strings.Contains(r.stdout, "5,000") {
+		t.Fatalf("sets: %s", r.stdout)
+	}
+
+	server.kill(syscall.SIGTERM)
+	if status := server.ProcessState.ExitCode(); status != 0 {
+		t.Fatalf("the server ended with status %d", status)
+	}
+	data := filepath.Join(dir, "server")
+	must(t, nil, "", "check", "web-01", "--data", data)
+	must(t, nil, "", "compact", "web-01", "--data", data)
+	must(t, nil, "", "backup", "web-01", backup+"2", "--data", data)
+	must(t, nil, "", "restore", "web-01", backup+"2", "--data", data)
+
+	server = serve(t, data)
+	must(t, nil, "", server.at("sets", "delete", "web-01")...)
+	if r := espalier(t, "", server.at("head", "web-01")...); r.status != 1 {
+		t.Fatalf("head of a deleted set: %+v", r)
+	}
+}
+
+// TestFolder publishes a tree of files, and then one changed file.
+func TestFolder(t *testing.T) {
+	dir := t.TempDir()
+	server := serve(t, filepath.Join(dir, "server"))
+	site := filepath.Join(dir, "site")
+	for name, content := range map[string]string{"index.html": "<h1>hi</h1>", "css/a.css": "a{}", "css/b.css": "b{}"} {
+		path := filepath.Join(site, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var c commit
+	must(t, &c, "", server.at("apply", "site", "-f", site, "--prune")...)
+	if c.Objects != 3 {
+		t.Fatalf("first: %+v", c)
+	}
+	if err := os.WriteFile(filepath.Join(site, "index.html"), []byte("<h1>ho</h1>"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	must(t, &c, "", server.at("apply", "site", "-f", site, "--prune")...)
+	if c.Updated != 1 || c.Unchanged != 2 || c.Created+c.Deleted != 0 {
+		t.Fatalf("second: %+v", c)
+	}
+}
+
+// TestStatus walks the exit statuses that scripts rely on.
+func TestStatus(t *testing.T) {
+	dir := t.TempDir()
+	data := filepath.Join(dir, "server")
+	server := serve(t, data)
+	must(t, nil, "", server.at("apply", "s", "-f", write(t, dir, 1000, 1))...)
+	nobody := []string{"--insecure", "--server", "127.0.0.1:1"}
+	for _, c := range []struct {
+		name   string
+		status int
+		says   string
+		stdin  string
+		args   []string
+	}{
+		{"unknown command", 2, "unknown command", "", []string{"frobnicate"}},
+		{"unknown flag", 2, "unknown flag", "", []string{"head", "s", "--frob"}},
+		{"missing argument", 2, "SET", "", server.at("head")},
+		{"bad name", 2, "lower case", "", server.at("head", "Not_A_Name")},
+		{"bad key", 2, "segment", "", server.at("set", "s", "a//b", "x")},
+		{"bad output", 2, "json", "", server.at("head", "s", "-o", "xml")},
+		{"no TLS yet", 2, "--insecure", "", []string{"serve", "--data", filepath.Join(dir, "x")}},
+		{"insecure beyond loopback", 2, "loopback", "", []string{"serve", "--insecure", "--listen", "0.0.0.0:0", "--data", filepath.Join(dir, "x")}},
+		{"unknown set", 1, "no such set", "", server.at("head", "nothing")},
+		{"missing key", 1, "no such object", "", server.at("get", "s", "nothing")},
+		{"folder in use", 1, "in use", "", []string{"serve", "--insecure", "--listen", "127.0.0.1:0", "--data", data}},
+		{"stale revision", 3, "revision", `{"key":"a","value":"b"}`, server.at("apply", "s", "-f", "-", "--expect", "7")},
+		{"too many deletions", 3, "delet", `{"key":"a","value":"b"}`, server.at("apply", "s", "-f", "-", "--prune")},
+		{"empty input", 3, "100%", "", server.at("apply", "s", "-f", "-", "--prune")},
+		{"malformed line", 2, "line 2", "{\"key\":\"a\",\"value\":\"b\"}\n{oops\n", server.at("apply", "s", "-f", "-")},
+		{"duplicate key", 2, "line", "{\"key\":\"a\",\"value\":\"b\"}\n{\"key\":\"a\",\"value\":\"c\"}\n", server.at("apply", "s", "-f", "-")},
+		{"nobody there", 4, "reach", "", append([]string{"head", "s"}, nobody...)},
+		{"agent, nobody there", 4, "reach", "", append([]string{"agent", "--once", "--host", "h", "--data", filepath.Join(dir, "a")}, nobody...)},
+	} {
+		r := espalier(t, c.stdin, c.args...)
+		if r.status != c.status || !strings.Contains(r.stderr, c.says) {
+			t.Errorf("%s: espalier %s: status %d, want %d\n%s(want %q)", c.name, strings.Join(c.args, " "), r.status, c.status, r.stderr, c.says)
+		}
+		if r.stdout != "" {
+			t.Errorf("%s: printed %q", c.name, r.stdout)
+		}
+	}
+}
