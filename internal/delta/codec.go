@@ -15,6 +15,10 @@ type Codec struct {
 
 // NewCodec returns a Codec.
 func NewCodec() *Codec {
+	// The level was chosen on the columns of 1,000 neighbouring and of 100
+	// scattered keys (BenchmarkEncodeFrame): SpeedFastest makes them 4.5% larger
+	// in 0.85 to 1.0 of the time, SpeedBetterCompression as large in 1.2 to 1.5
+	// of it. On values, SpeedFastest and SpeedDefault are within 5% of each other.
 	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithEncoderCRC(false),
 		zstd.WithEncoderConcurrency(2), zstd.WithWindowSize(256<<10), zstd.WithLowerEncoderMem(true))
 	if err != nil {
@@ -28,12 +32,13 @@ func NewCodec() *Codec {
 	return &Codec{enc: enc, dec: dec}
 }
 
-// pack returns src compressed if that saves at least a sixteenth of it.
-func (c *Codec) pack(src []byte) ([]byte, bool) {
+// pack returns src compressed, in the memory of scratch or of a larger one that
+// replaces it, and whether that saves at least a sixteenth.
+func (c *Codec) pack(scratch, src []byte) (packed []byte, ok bool) {
 	if len(src) < 64 {
-		return nil, false
+		return scratch, false
 	}
-	packed := c.enc.EncodeAll(src, make([]byte, 0, len(src)))
+	packed = c.enc.EncodeAll(src, scratch[:0])
 	return packed, len(packed) < len(src)-len(src)/16
 }
 

@@ -100,7 +100,8 @@ type Open struct {
 	Seed uint64
 	// Width is how many bytes of a digest travel: ShortWidth, or all of them.
 	Width int
-	// From and Until bound the keys compared, for Compare; nil: no bound.
+	// From and Until bound the keys compared, for Compare: from <= key < until;
+	// empty: no bound.
 	From, Until []byte
 }
 
@@ -130,7 +131,7 @@ type Begin struct {
 }
 
 // Digests lists nodes: segments of uvarint(count<<1 | more of this run follows)
-// and count digests.
+// and count digests. Neither a list nor a segment is empty.
 type Digests struct {
 	Data []byte
 	Last bool // of this level
@@ -138,7 +139,8 @@ type Digests struct {
 
 // Batch carries changes and, in a descent, what is gone in each part that ends
 // with it: uvarint(changes of the frame that belong to the part), uvarint(digests
-// gone), and for each the uvarint gap to the index before.
+// gone), and for each the uvarint gap to the index before. It is never without
+// both. Keys ascend from batch to batch throughout a stream.
 type Batch struct {
 	Frame []byte
 	Parts []byte

@@ -46,6 +46,10 @@ type FrameWriter struct {
 	values []byte
 	whole  int  // bytes of the whole keys
 	dense  bool // the last frame's values did not compress
+
+	columns       []byte // scratch of Frame, as are these:
+	packedColumns []byte
+	packedValues  []byte
 }
 
 // NewFrameWriter returns an empty FrameWriter.
@@ -56,20 +60,24 @@ func NewFrameWriter(codec *Codec) *FrameWriter {
 // Len returns the number of changes gathered.
 func (w *FrameWriter) Len() int { return w.n }
 
-// Full reports whether the frame should be closed before more is added.
+// Full reports whether the frame has to be closed before more is added: a frame
+// that takes one more change while it isn't full keeps all bounds.
 func (w *FrameWriter) Full() bool {
-	return len(w.values)+len(w.keys)+len(w.texts)+4*w.n >= FrameBytes ||
-		w.n >= MaxFrameChanges || w.whole >= MaxFrameKeyBytes-desired.MaxKeyBytes
+	return w.size() >= FrameBytes || w.n >= MaxFrameChanges || w.whole > MaxFrameKeyBytes-desired.MaxKeyBytes
+}
+
+// size returns the bytes gathered, before compression.
+func (w *FrameWriter) size() int {
+	return len(w.shared) + len(w.rest) + len(w.heads) + len(w.sizes) + len(w.keys) + len(w.texts) + len(w.values)
 }
 
 // Add copies a change into the frame; its key has to be above the one before.
 // Its envelope is canonical, since it comes from a store or from Encode.
 func (w *FrameWriter) Add(c desired.Change) error {
-	head, value := []byte(nil), []byte(nil)
 	deleted := uint64(1)
 	if !c.Deleted() {
-		var err error
-		if head, value, err = c.Envelope.Split(); err != nil {
+		head, value, err := c.Envelope.Split()
+		if err != nil {
 			return fmt.Errorf("object %q: %w", c.Key, err)
 		}
 		deleted = 0
@@ -88,52 +96,69 @@ func (w *FrameWriter) Add(c desired.Change) error {
 	return nil
 }
 
-// Frame returns the changes gathered as a frame and starts the next one.
+// Frame returns the changes gathered as a frame, in memory of its own, and
+// starts the next one.
 func (w *FrameWriter) Frame() []byte {
-	columns := bytes.Join([][]byte{w.shared, w.rest, w.heads, w.sizes, w.keys, w.texts}, nil)
-	packedColumns, isPacked := w.codec.pack(columns)
-	packedValues, valuesPacked := w.packValues()
+	columns := w.columns[:0]
+	for _, c := range [][]byte{w.shared, w.rest, w.heads, w.sizes, w.keys, w.texts} {
+		columns = append(columns, c...)
+	}
+	w.columns = columns
+	values, flags, size := w.values, byte(0), len(columns)
+	if w.packColumns() {
+		columns, flags = w.packedColumns, flagColumns
+	}
+	if w.packValues() {
+		values, flags = w.packedValues, flags|flagValues
+	}
 
-	frame := make([]byte, 1, 32+len(columns)+len(w.values))
+	frame := make([]byte, 0, 1+4*binary.MaxVarintLen32+len(columns)+len(values))
+	frame = append(frame, flags)
 	frame = binary.AppendUvarint(frame, uint64(w.n))
-	frame = binary.AppendUvarint(frame, uint64(len(columns)))
-	if isPacked {
-		frame[0] |= flagColumns
-		frame = binary.AppendUvarint(frame, uint64(len(packedColumns)))
-		columns = packedColumns
+	frame = binary.AppendUvarint(frame, uint64(size))
+	if flags&flagColumns != 0 {
+		frame = binary.AppendUvarint(frame, uint64(len(columns)))
 	}
 	frame = append(frame, columns...)
-	if valuesPacked {
-		frame[0] |= flagValues
+	if flags&flagValues != 0 {
 		frame = binary.AppendUvarint(frame, uint64(len(w.values)))
-		frame = append(frame, packedValues...)
-	} else {
-		frame = append(frame, w.values...)
 	}
-	*w = FrameWriter{
-		codec: w.codec, dense: w.dense, last: w.last[:0], shared: w.shared[:0], rest: w.rest[:0],
-		heads: w.heads[:0], sizes: w.sizes[:0], keys: w.keys[:0], texts: w.texts[:0], values: w.values[:0],
-	}
+	frame = append(frame, values...)
+	w.reset()
 	return frame
+}
+
+func (w *FrameWriter) reset() {
+	w.n, w.whole, w.last = 0, 0, w.last[:0]
+	w.shared, w.rest, w.heads, w.sizes = w.shared[:0], w.rest[:0], w.heads[:0], w.sizes[:0]
+	w.keys, w.texts, w.values = w.keys[:0], w.texts[:0], w.values[:0]
+}
+
+func (w *FrameWriter) packColumns() (ok bool) {
+	w.packedColumns, ok = w.codec.pack(w.packedColumns, w.columns)
+	return ok
 }
 
 // packValues compresses the values if that pays. After values that did not
 // compress, a sample has to before more is tried.
-func (w *FrameWriter) packValues() ([]byte, bool) {
+func (w *FrameWriter) packValues() (ok bool) {
 	const sample = 4 << 10
 	if w.dense && len(w.values) > 4*sample {
 		mid := len(w.values)/2 - sample/2
-		if _, ok := w.codec.pack(w.values[mid : mid+sample]); !ok {
-			return nil, false
+		if w.packedValues, ok = w.codec.pack(w.packedValues, w.values[mid:mid+sample]); !ok {
+			return false
 		}
 	}
-	packed, ok := w.codec.pack(w.values)
+	w.packedValues, ok = w.codec.pack(w.packedValues, w.values)
 	w.dense = !ok
-	return packed, ok
+	return ok
 }
 
 func commonPrefix(a, b []byte) int {
 	n := 0
+	for n+8 <= len(a) && n+8 <= len(b) && binary.NativeEndian.Uint64(a[n:]) == binary.NativeEndian.Uint64(b[n:]) {
+		n += 8
+	}
 	for n < len(a) && n < len(b) && a[n] == b[n] {
 		n++
 	}
@@ -141,8 +166,9 @@ func commonPrefix(a, b []byte) int {
 }
 
 // DecodeFrame returns the changes of a frame, without digests, in memory of
-// their own. Keys are valid and ascend, envelopes are canonical; otherwise, and
-// for anything malformed, it returns an error that matches ErrProtocol.
+// their own: all keys share one block of it, and all envelopes another. Keys
+// are valid and ascend, envelopes are canonical; otherwise, and for anything
+// malformed, it returns an error that matches ErrProtocol.
 func (c *Codec) DecodeFrame(frame []byte) ([]desired.Change, error) {
 	if len(frame) > MaxFrameBytes {
 		return nil, fmt.Errorf("%w: a frame of %d bytes, at most %d are allowed", ErrProtocol, len(frame), MaxFrameBytes)
@@ -156,12 +182,16 @@ func (c *Codec) DecodeFrame(frame []byte) ([]desired.Change, error) {
 }
 
 type frameDecoder struct {
-	codec  *Codec
-	n      int
-	fields []uint64 // the columns of uvarints, one after the other
-	upsert int      // changes that are not deletions
-	texts  []byte   // the columns of bytes
-	values []byte
+	codec *Codec
+	n     int
+
+	// The columns of uvarints; shared still holds the deletions' bit.
+	fields                     []uint32 // their memory
+	shared, rest, heads, sizes []uint32
+
+	// The columns of bytes, and where they go.
+	keyTexts, headTexts, values []byte
+	keys, envelopes             []byte
 }
 
 func (d *frameDecoder) decode(frame []byte) ([]desired.Change, error) {
@@ -169,23 +199,19 @@ func (d *frameDecoder) decode(frame []byte) ([]desired.Change, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := d.readFields(columns); err != nil {
+	if err := d.readColumns(columns); err != nil {
 		return nil, err
 	}
-	keyBytes, headBytes, valueBytes, err := d.sums()
-	if err != nil {
-		return nil, err
-	}
-	if valueBytes != len(d.values) || headBytes > len(d.texts) {
-		return nil, fmt.Errorf("%w: lengths do not add up", ErrProtocol)
-	}
-	return d.changes(keyBytes, headBytes)
+	return d.changes()
 }
 
 // split returns the decompressed columns, and leaves the values in d.
 func (d *frameDecoder) split(frame []byte) (columns []byte, err error) {
 	r := reader{rest: frame}
 	flags := r.byte()
+	if flags > flagColumns|flagValues {
+		r.fail("unknown flags %#x", flags)
+	}
 	d.n = r.uvarint(MaxFrameChanges)
 	size := r.uvarint(MaxFrameBytes)
 	packed := size
@@ -193,105 +219,123 @@ func (d *frameDecoder) split(frame []byte) (columns []byte, err error) {
 		packed = r.uvarint(MaxFrameBytes)
 	}
 	columns = r.bytes(packed)
+	valueSize := 0
+	if flags&flagValues != 0 {
+		valueSize = r.uvarint(MaxFrameBytes)
+	}
+	if r.err != nil {
+		return nil, r.err
+	}
+	if flags&flagColumns != 0 {
+		if columns, err = d.codec.unpack(columns, size); err != nil {
+			return nil, err
+		}
+	}
 	d.values = r.rest
 	if flags&flagValues != 0 {
-		raw := r.uvarint(MaxFrameBytes)
-		if r.err == nil {
-			d.values, r.err = d.codec.unpack(r.rest, raw)
-		}
+		d.values, err = d.codec.unpack(r.rest, valueSize)
 	}
-	if r.err == nil && flags&flagColumns != 0 {
-		columns, r.err = d.codec.unpack(columns, size)
-	}
-	if flags > flagColumns|flagValues {
-		r.fail("unknown flags %#x", flags)
-	}
-	return columns, r.err
+	return columns, err
 }
 
-func (d *frameDecoder) readFields(columns []byte) error {
-	r := reader{rest: columns}
+// readColumns reads the columns and checks that their lengths add up.
+func (d *frameDecoder) readColumns(columns []byte) error {
 	if 2*d.n > len(columns) {
-		r.fail("%d changes in %d bytes of columns", d.n, len(columns))
+		return fmt.Errorf("%w: %d changes in %d bytes of columns", ErrProtocol, d.n, len(columns))
 	}
-	d.fields = make([]uint64, 0, 4*min(d.n, len(columns)))
-	for range d.n {
-		shared := uint64(r.uvarint(2*desired.MaxKeyBytes + 1))
-		d.upsert += 1 - int(shared&1)
-		d.fields = append(d.fields, shared)
+	r := reader{rest: columns}
+	d.fields = make([]uint32, 0, 4*d.n)
+	d.shared = d.column(&r, d.n, 2*desired.MaxKeyBytes+1)
+	d.rest = d.column(&r, d.n, desired.MaxKeyBytes)
+	upserts := d.n
+	for _, s := range d.shared {
+		upserts -= int(s & 1)
 	}
-	for range d.n {
-		d.fields = append(d.fields, uint64(r.uvarint(desired.MaxKeyBytes)))
+	d.heads = d.column(&r, upserts, desired.MaxHeadBytes)
+	d.sizes = d.column(&r, upserts, desired.MaxValueBytes)
+	if r.err != nil {
+		return r.err
 	}
-	for range d.upsert {
-		d.fields = append(d.fields, uint64(r.uvarint(desired.MaxHeadBytes)))
+	keyBytes, headBytes := sum(d.rest), sum(d.heads)
+	if keyBytes+headBytes != len(r.rest) || sum(d.sizes) != len(d.values) {
+		return fmt.Errorf("%w: lengths do not add up", ErrProtocol)
 	}
-	for range d.upsert {
-		d.fields = append(d.fields, uint64(r.uvarint(desired.MaxValueBytes)))
+	d.keyTexts, d.headTexts = r.rest[:keyBytes], r.rest[keyBytes:]
+	for _, s := range d.shared {
+		keyBytes += int(s >> 1)
 	}
-	d.texts = r.rest
-	return r.err
+	if keyBytes > MaxFrameKeyBytes {
+		return fmt.Errorf("%w: %d bytes of keys, at most %d are allowed", ErrProtocol, keyBytes, MaxFrameKeyBytes)
+	}
+	d.keys = make([]byte, 0, keyBytes)
+	d.envelopes = make([]byte, 0, headBytes+len(d.values)+3*upserts) // a head's length has 3 bytes at most
+	return nil
 }
 
-// sums returns the bytes of the whole keys, of the heads with their lengths,
-// and of the values; and checks that the texts add up.
-func (d *frameDecoder) sums() (keys, heads, values int, err error) {
-	rests := 0
-	for i := range d.n {
-		keys += int(d.fields[i]>>1) + int(d.fields[d.n+i])
-		rests += int(d.fields[d.n+i])
+// column reads the next n fields, none above most.
+func (d *frameDecoder) column(r *reader, n, most int) []uint32 {
+	start := len(d.fields)
+	for range n {
+		d.fields = append(d.fields, uint32(r.uvarint(most)))
 	}
-	for i := range d.upsert {
-		heads += int(d.fields[2*d.n+i])
-		values += int(d.fields[2*d.n+d.upsert+i])
-	}
-	if rests+heads != len(d.texts) {
-		return 0, 0, 0, fmt.Errorf("%w: lengths of keys do not add up", ErrProtocol)
-	}
-	if keys > MaxFrameKeyBytes {
-		return 0, 0, 0, fmt.Errorf("%w: %d bytes of keys", ErrProtocol, keys)
-	}
-	return keys, heads, values, nil
+	return d.fields[start:]
 }
 
-// changes puts the columns together. All keys share one block of memory, and
-// all envelopes another.
-func (d *frameDecoder) changes(keyBytes, headBytes int) ([]desired.Change, error) {
-	keys := make([]byte, 0, keyBytes)
-	envelopes := make([]byte, 0, headBytes+len(d.values)+5*d.upsert)
-	rests, heads := d.texts[:len(d.texts)-headBytes], d.texts[len(d.texts)-headBytes:]
-	values, m := d.values, 0
+func sum(column []uint32) (total int) {
+	for _, n := range column {
+		total += int(n)
+	}
+	return total
+}
+
+// changes puts the columns together.
+func (d *frameDecoder) changes() ([]desired.Change, error) {
 	all := make([]desired.Change, d.n)
 	var last []byte
+	m := 0 // changes so far that are not deletions
 	for i := range all {
-		shared, rest := int(d.fields[i]>>1), int(d.fields[d.n+i])
-		if shared > len(last) {
-			return nil, fmt.Errorf("%w: a key shares %d bytes with one of %d", ErrProtocol, shared, len(last))
-		}
-		start := len(keys)
-		keys = append(append(keys, last[:shared]...), rests[:rest]...)
-		rests = rests[rest:]
-		key := keys[start:len(keys):len(keys)]
-		if bytes.Compare(key, last) <= 0 {
-			return nil, fmt.Errorf("%w: key %q does not come after %q", ErrProtocol, key, last)
-		}
-		if err := desired.CheckKey(key); err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrProtocol, err)
+		key, err := d.key(last, int(d.shared[i]>>1), int(d.rest[i]))
+		if err != nil {
+			return nil, err
 		}
 		all[i].Key, last = key, key
-		if d.fields[i]&1 != 0 {
+		if d.shared[i]&1 != 0 {
 			continue
 		}
-		head, size := int(d.fields[2*d.n+m]), int(d.fields[2*d.n+d.upsert+m])
-		m++
-		start = len(envelopes)
-		envelopes = binary.AppendUvarint(envelopes, uint64(head))
-		envelopes = append(append(envelopes, heads[:head]...), values[:size]...)
-		heads, values = heads[head:], values[size:]
-		all[i].Envelope = envelopes[start:len(envelopes):len(envelopes)]
-		if err := desired.CheckEnvelope(key, all[i].Envelope); err != nil {
+		e := d.envelope(int(d.heads[m]), int(d.sizes[m]))
+		if err := desired.CheckEnvelope(key, e); err != nil {
 			return nil, fmt.Errorf("%w: %w", ErrProtocol, err)
 		}
+		all[i].Envelope = e
+		m++
 	}
 	return all, nil
+}
+
+// key returns the key of shared bytes of the last one and the next rest bytes.
+func (d *frameDecoder) key(last []byte, shared, rest int) ([]byte, error) {
+	if shared > len(last) {
+		return nil, fmt.Errorf("%w: a key shares %d bytes with one of %d", ErrProtocol, shared, len(last))
+	}
+	start := len(d.keys)
+	d.keys = append(append(d.keys, last[:shared]...), d.keyTexts[:rest]...)
+	d.keyTexts = d.keyTexts[rest:]
+	key := d.keys[start:len(d.keys):len(d.keys)]
+	if bytes.Compare(key, last) <= 0 {
+		return nil, fmt.Errorf("%w: key %q does not come after %q", ErrProtocol, key, last)
+	}
+	if err := desired.CheckKey(key); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrProtocol, err)
+	}
+	return key, nil
+}
+
+// envelope returns the envelope of the next head bytes and the next size bytes
+// of values.
+func (d *frameDecoder) envelope(head, size int) desired.Envelope {
+	start := len(d.envelopes)
+	d.envelopes = binary.AppendUvarint(d.envelopes, uint64(head))
+	d.envelopes = append(append(d.envelopes, d.headTexts[:head]...), d.values[:size]...)
+	d.headTexts, d.values = d.headTexts[head:], d.values[size:]
+	return d.envelopes[start:len(d.envelopes):len(d.envelopes)]
 }

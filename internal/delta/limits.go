@@ -22,17 +22,27 @@ const (
 	InlineBytes = 64 << 10
 	// MaxTouched bounds the keys of a delta; a sender holds them in memory.
 	MaxTouched = 512 << 10
-	// MaxNodes bounds the nodes listed for one level of a descent; a sender
-	// keeps their first keys. Beyond, a receiver is sent everything.
-	MaxNodes = 1 << 20
+	// MaxNodes bounds the nodes listed for one level of a descent, and
+	// MaxNodeBytes their first keys, which a sender keeps. Beyond, a receiver is
+	// sent everything.
+	MaxNodes     = 1 << 20
+	MaxNodeBytes = 64 << 20
 	// PartDigests is the most digests that a part of Leaves names: a receiver
 	// keeps their keys until it is answered.
 	PartDigests = 4096
 	// leavesBytes is the size at which a message of Leaves is closed, and
-	// leavesWindow how much of them may be unanswered: enough to fill a pipe,
-	// and little enough to keep.
+	// leavesWindow how much of them a receiver leaves unanswered before it waits:
+	// enough to fill a pipe, and little enough to keep. A sender puts up with
+	// twice as much.
 	leavesBytes  = 64 << 10
 	leavesWindow = 2 << 20
+	// partBytes is what a part of Leaves counts for in the window, besides its
+	// digests.
+	partBytes = 16
+	// maxReads bounds the objects that one answer to Leaves looks at. It is well
+	// above PartDigests, so that one that looked at as many has found some that
+	// the receiver doesn't hold, or has come to the end of a part.
+	maxReads = 4 * PartDigests
 	// ShortWidth is how many bytes of a digest travel at first. A descent
 	// compares a digest with some 32 others, so one of 10,000 changes meets a
 	// collision about once in 10,000 times, and is then repeated in full.

@@ -1,6 +1,7 @@
 package delta
 
 import (
+	"bytes"
 	"encoding/binary"
 
 	"espalier/internal/desired"
@@ -30,7 +31,7 @@ func (m Mark) Encode() []byte {
 	return append(b, m.After...)
 }
 
-// DecodeMark reads a mark. One that is malformed, or of another version of this
+// DecodeMark reads a mark; it keeps nothing of b. One that is malformed, or of another version of this
 // program, is an error: what it is about has to be compared instead.
 func DecodeMark(b []byte) (Mark, error) {
 	r := reader{rest: b}
@@ -43,14 +44,14 @@ func DecodeMark(b []byte) (Mark, error) {
 	}
 	for _, rev := range []*desired.Revision{&m.Base, &m.Through} {
 		copy(rev.Epoch[:], r.bytes(len(rev.Epoch)))
-		rev.Number = uint64(r.uvarint(1<<63 - 1))
+		rev.Number = r.uint64()
 		copy(rev.Root[:], r.bytes(len(rev.Root)))
 	}
 	if len(r.rest) > desired.MaxKeyBytes {
 		r.fail("a mark with a key of %d bytes", len(r.rest))
 	}
 	if len(r.rest) > 0 {
-		m.After = r.rest
+		m.After = bytes.Clone(r.rest)
 	}
 	if r.err != nil {
 		return Mark{}, r.err

@@ -1,172 +1,19 @@
 package delta_test
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"espalier/internal/delta"
 	"espalier/internal/desired"
+	"espalier/merkle"
 )
-
-// follower is the shell of a Receiver in memory: the copy that it brings up to
-// date, and what is staged beside it.
-type follower struct {
-	t        *testing.T
-	copy     *memory
-	unstaged map[string]desired.Envelope
-	staged   *memory // nil: nothing is staged
-	mark     *delta.Mark
-	stageAt  int // changes unstaged at which they are staged
-	received int
-	bytes    int
-}
-
-func (f *follower) have() delta.Have {
-	h := delta.Have{Set: "s", Verified: f.copy.head.Revision, Salt: f.copy.salt, Mark: f.mark}
-	if f.staged != nil {
-		h.Salt = f.staged.salt
-	}
-	return h
-}
-
-func (f *follower) view() *memory {
-	if f.staged != nil {
-		return f.staged
-	}
-	return f.copy
-}
-
-func (f *follower) stage(mark delta.Mark) {
-	if f.staged == nil {
-		f.staged = f.copy.clone()
-	}
-	maps.Copy(f.staged.objects, f.unstaged)
-	maps.DeleteFunc(f.staged.objects, func(_ string, e desired.Envelope) bool { return e == nil })
-	f.staged.rebuild()
-	f.unstaged = map[string]desired.Envelope{}
-	f.mark = &mark
-}
-
-// carryOut does what e says and reports whether the stream ends.
-func (f *follower) carryOut(r *delta.Receiver, e delta.Effects) bool {
-	if e.Forget {
-		f.unstaged = map[string]desired.Envelope{}
-	}
-	if e.Restage {
-		f.staged = newMemory(e.Salt)
-	}
-	for _, c := range e.Changes {
-		f.unstaged[string(c.Key)] = c.Envelope
-		f.received++
-	}
-	if len(f.unstaged) >= f.stageAt {
-		f.stage(r.Mark())
-	}
-	if e.Verify == nil {
-		return e.Reopen
-	}
-	f.stage(r.Mark())
-	ok := f.staged.head.Root == e.Verify.Root
-	if err := r.Verified(ok); err != nil {
-		f.t.Fatal(err)
-	}
-	if ok {
-		f.staged.head = *e.Verify
-		f.copy, f.staged, f.mark = f.staged, nil, nil
-	}
-	return true
-}
-
-// pull runs a whole pull. between is called before each response is made, and
-// breaks the stream by returning false.
-func pull(t *testing.T, f *follower, source *memory, between func() bool) delta.Stats {
-	t.Helper()
-	r := delta.NewReceiver(codec, f.have(), rand.Uint64)
-	for !r.Done() {
-		open, err := r.Open()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if round(t, f, r, source, open, between) {
-			continue
-		}
-		if len(f.unstaged) > 0 {
-			f.stage(r.Mark())
-		}
-		r = delta.NewReceiver(codec, f.have(), rand.Uint64)
-	}
-	return r.Stats()
-}
-
-func round(t *testing.T, f *follower, r *delta.Receiver, source *memory, open delta.Request, between func() bool) bool {
-	t.Helper()
-	s := delta.NewSender(codec)
-	requests := []delta.Request{open}
-	for {
-		for _, req := range requests {
-			f.bytes += len(req.Narrow) + len(req.Leaves)
-			if err := s.Receive(req); err != nil {
-				t.Fatal(err)
-			}
-		}
-		requests = nil
-		if !s.Pending() {
-			t.Fatal("both sides wait")
-		}
-		for s.Pending() {
-			if !between() {
-				return false
-			}
-			resp, err := s.Next(source)
-			if err != nil {
-				t.Fatal(err)
-			}
-			f.count(resp)
-			e, err := r.Handle(f.view(), resp)
-			for {
-				if err != nil {
-					t.Fatal(err)
-				}
-				requests = append(requests, e.Requests...)
-				if f.carryOut(r, e) {
-					return true
-				}
-				if !e.More {
-					break
-				}
-				e, err = r.Continue(f.view())
-			}
-			if r.Done() {
-				return true
-			}
-		}
-	}
-}
-
-func (f *follower) count(resp delta.Response) {
-	switch {
-	case resp.Digests != nil:
-		f.bytes += len(resp.Digests.Data)
-	case resp.Batch != nil:
-		f.bytes += len(resp.Batch.Frame) + len(resp.Batch.Parts)
-	}
-}
-
-func newFollower(t *testing.T, copy *memory) *follower {
-	return &follower{t: t, copy: copy, unstaged: map[string]desired.Envelope{}, stageAt: 1 << 30}
-}
-
-func (f *follower) check(source *memory) {
-	f.t.Helper()
-	if f.copy.head.Revision != source.head.Revision {
-		f.t.Fatalf("copy is at %v, source at %v", f.copy.head, source.head)
-	}
-	if !maps.EqualFunc(f.copy.objects, source.objects, func(a, b desired.Envelope) bool { return string(a) == string(b) }) {
-		f.t.Fatal("equal roots over unequal objects")
-	}
-}
 
 // TestPull runs pulls between random sets: with and without history, with
 // commits and cuts in between, with staging early and late.
@@ -199,7 +46,7 @@ func TestPull(t *testing.T) {
 				source.commit(scatter(r, source, 1+r.IntN(300)))
 			}
 			moves, cuts := r.IntN(4), r.IntN(6)
-			pull(t, f, source, func() bool {
+			pull(t, f, &link{source: source, eager: func() bool { return r.IntN(2) == 0 }, between: func() bool {
 				if moves > 0 && r.IntN(5) == 0 {
 					moves--
 					source.commit(scatter(r, source, 1+r.IntN(50)))
@@ -209,8 +56,361 @@ func TestPull(t *testing.T) {
 					return false
 				}
 				return true
-			})
+			}})
 			f.check(source)
 		})
 	}
 }
+
+// amnesiac returns a copy of m that has forgotten its history, after changes.
+func amnesiac(m *memory, changes map[string]desired.Envelope) *memory {
+	m = m.clone()
+	m.commit(changes)
+	return m.clone()
+}
+
+// modes returns the modes of the streams opened, as words.
+func (l *link) modes() (all []string) {
+	for _, o := range l.opens {
+		word := o.Mode.String()
+		if o.Width != delta.ShortWidth {
+			word = "whole " + word
+		}
+		all = append(all, word)
+	}
+	return all
+}
+
+// TestDescentShapes runs descents between trees of every pair of heights.
+func TestDescentShapes(t *testing.T) {
+	sizes := []struct{ n, height int }{{0, 1}, {1, 1}, {1, 2}, {2, 3}, {30, 1}, {200, 2}, {200, 4}, {2000, 3}, {2000, 4}}
+	for _, from := range sizes {
+		for _, to := range sizes {
+			for _, overlap := range []bool{false, true} {
+				source := numbered(to.n, to.height)
+				copy := newMemory(source.salt)
+				changes := map[string]desired.Envelope{}
+				for i := range from.n {
+					if key := numberedKey(i); overlap {
+						changes[key] = envelope("value %d", i)
+					} else {
+						changes[key+"-other"] = envelope("value %d", i)
+					}
+				}
+				copy.commit(changes)
+				copy.head.Epoch = desired.Epoch{9}
+				f, l := newFollower(t, copy), &link{source: source}
+				stats := pull(t, f, l)
+				f.check(source)
+				if stats.Mode != delta.Descent || stats.RoundTrips > 7 {
+					t.Errorf("%v to %v: %v in %d round trips, want a descent in at most 7", from, to, stats.Mode, stats.RoundTrips)
+				}
+			}
+		}
+	}
+}
+
+// TestDenseDescent changes every other object of a set, so that it is one
+// stretch, and has to be cut into parts.
+func TestDenseDescent(t *testing.T) {
+	const n = 5*delta.PartDigests + 10
+	source, changes := numbered(n, 3), map[string]desired.Envelope{}
+	want := uint64(0)
+	for i := range n {
+		switch i % 4 {
+		case 0:
+			changes[numberedKey(i)] = envelope("changed")
+		case 1:
+			changes[numberedKey(i)] = nil
+		case 2:
+			changes[numberedKey(i)+"x"] = envelope("new")
+			want--
+		}
+		want++
+	}
+	for _, stageAt := range []int{1 << 30, 3000} {
+		f := newFollower(t, source.clone())
+		f.stageAt = stageAt
+		theirs := amnesiac(source, changes)
+		l := &link{source: theirs}
+		stats := pull(t, f, l)
+		f.check(theirs)
+		if got := stats.Upserts + stats.Deletes; stats.Mode != delta.Descent || got != uint64(len(changes)) {
+			t.Errorf("%v of %d changes, want a descent of %d", stats.Mode, got, len(changes))
+		}
+	}
+}
+
+// TestOursAlone takes a stretch of many objects, in the middle of a set and at
+// both ends, that the sender does not have: nothing of it has to be named.
+func TestOursAlone(t *testing.T) {
+	const n = 50_000
+	copy := numbered(n, 3)
+	for _, gone := range [][2]int{{0, 40_000}, {5000, 45_000}, {9000, n}, {0, n}, {1, n - 1}} {
+		changes := map[string]desired.Envelope{}
+		for i := gone[0]; i < gone[1]; i++ {
+			changes[numberedKey(i)] = nil
+		}
+		f := newFollower(t, copy)
+		f.stageAt = 10_000
+		source := amnesiac(copy, changes)
+		l := &link{source: source}
+		stats := pull(t, f, l)
+		f.check(source)
+		if stats.Deletes != uint64(len(changes)) || stats.Upserts > 0 || stats.Mode != delta.Descent {
+			t.Errorf("%v gone: %+v, want a descent of %d deletions", gone, stats, len(changes))
+		}
+		if most := 2<<10 + len(changes)*delta.ShortWidth/8; l.bytes() > most && gone != [2]int{0, n} {
+			t.Errorf("%v gone: %d bytes for %d deletions, want at most %d", gone, l.bytes(), len(changes), most)
+		}
+	}
+}
+
+func TestSaltChanged(t *testing.T) {
+	copy := numbered(3000, 3)
+	source := newMemory(copy.salt + 1)
+	source.head.Epoch = desired.Epoch{7}
+	source.commit(copy.objects)
+	f, l := newFollower(t, copy), &link{source: source}
+	stats := pull(t, f, l)
+	f.check(source)
+	if stats.Mode != delta.Full || !slices.Equal(l.modes(), []string{"delta", "full"}) {
+		t.Errorf("%v by %v, want a delta that becomes full", stats.Mode, l.modes())
+	}
+}
+
+// TestEpochChanged takes a set that was restored: its content is known, though
+// its history isn't.
+func TestEpochChanged(t *testing.T) {
+	copy := numbered(3000, 3)
+	source := copy.clone()
+	source.head.Epoch, source.head.Number = desired.Epoch{7}, 1
+	source.head.Lineage = []desired.Position{copy.head.Position}
+	f, l := newFollower(t, copy), &link{source: source}
+	stats := pull(t, f, l)
+	f.check(source)
+	if stats.Mode != delta.Descent || stats.Upserts+stats.Deletes > 0 || l.bytes() > 100 {
+		t.Errorf("%+v in %d bytes, want a descent that finds nothing", stats, l.bytes())
+	}
+}
+
+// endless is a source whose tree has a level of more nodes than may be listed.
+type endless struct {
+	*memory
+	key string // what the nodes' keys begin with
+}
+
+func (e endless) Height() (int, error) { return 2, nil }
+
+func (e endless) Rows(level int, from, until []byte) iter.Seq2[merkle.Row, error] {
+	return func(yield func(merkle.Row, error) bool) {
+		key := []byte(e.key)
+		for i := 0; ; i++ {
+			key = fmt.Appendf(key[:len(e.key)], "%012d", i)
+			if bytes.Compare(key, from) >= 0 && !yield(merkle.Row{Key: key}, nil) {
+				return
+			}
+		}
+	}
+}
+
+func TestTooDifferent(t *testing.T) {
+	source := numbered(1000, 2)
+	for name, key := range map[string]string{
+		"nodes": "k", "bytes of keys": "k" + string(bytes.Repeat([]byte("k"), 1000)),
+	} {
+		f := newFollower(t, source.clone())
+		f.copy.head.Epoch = desired.Epoch{9}
+		l := &link{source: endless{source, key}}
+		stats := pull(t, f, l)
+		f.check(source)
+		if stats.Mode != delta.Full || !slices.Equal(l.modes(), []string{"delta", "full"}) || l.digests > delta.MaxNodes*delta.ShortWidth+1<<10 {
+			t.Errorf("%s: %v by %v, want a delta that becomes full; %d bytes of digests", name, stats.Mode, l.modes(), l.digests)
+		}
+		if _, _, err := compare(t, f.copy, l, nil, nil); !errors.Is(err, delta.ErrTooDifferent) {
+			t.Errorf("%s: comparison: %v, want ErrTooDifferent", name, err)
+		}
+	}
+}
+
+// collision returns two values of the object "k" whose short digests are the
+// same under seed 1.
+func collision(t *testing.T) (a, b desired.Envelope) {
+	t.Helper()
+	var h desired.Hasher
+	seen := map[[delta.ShortWidth]byte]desired.Envelope{}
+	for i := range 1 << 20 {
+		e := envelope("value %d", i)
+		s := delta.ShortDigest(1, h.Sum([]byte("k"), e))
+		if other, ok := seen[s]; ok {
+			return other, e
+		}
+		seen[s] = e
+	}
+	t.Fatal("no collision in a million values")
+	return nil, nil
+}
+
+// TestCollision hides a change behind a short digest: one more descent finds it,
+// with another seed or, if it comes to that, with whole digests.
+func TestCollision(t *testing.T) {
+	old, fresh := collision(t)
+	copy := newMemory(1)
+	copy.commit(map[string]desired.Envelope{"k": old})
+	source := amnesiac(copy, map[string]desired.Envelope{"k": fresh})
+	draws := uint64(0)
+	tests := map[string]struct {
+		seed func() uint64
+		want []string
+	}{
+		"another seed": {func() uint64 { draws++; return draws }, []string{"delta", "descent"}},
+		"always one":   {seedOne, []string{"delta", "descent", "whole descent"}},
+	}
+	for name, tt := range tests {
+		f, l := newFollower(t, copy), &link{source: source}
+		f.seed = tt.seed
+		pull(t, f, l)
+		f.check(source)
+		if !slices.Equal(l.modes(), tt.want) {
+			t.Errorf("%s: pulled by %v, want %v", name, l.modes(), tt.want)
+		}
+	}
+}
+
+// liar is a source that publishes another root than its content's.
+type liar struct{ *memory }
+
+func (l liar) Head() desired.Head {
+	h := l.memory.Head()
+	h.Root[0]++
+	return h
+}
+
+func TestUnverifiable(t *testing.T) {
+	source := numbered(300, 2)
+	f := newFollower(t, source.clone())
+	f.copy.commit(map[string]desired.Envelope{"a": envelope("mine")})
+	f.copy.head.Epoch = desired.Epoch{9}
+	verified := f.copy
+	l := &link{source: liar{source}}
+	_, err := l.run(f, delta.NewReceiver(codec, f.have(), f.seed))
+	if !errors.Is(err, delta.ErrUnverifiable) || !slices.Equal(l.modes(), []string{"delta", "descent", "whole descent", "full"}) {
+		t.Errorf("%v by %v, want ErrUnverifiable after all has been tried", err, l.modes())
+	}
+	if f.copy != verified {
+		t.Error("what was verified was given up")
+	}
+}
+
+// TestNeverStill moves the set in each round: there comes an end to that.
+func TestNeverStill(t *testing.T) {
+	source := numbered(300, 2)
+	f, i := newFollower(t, source.clone()), 0
+	l := &link{source: source, between: func() bool {
+		i++
+		source.commit(map[string]desired.Envelope{numberedKey(i % 300): envelope("at %d", i)})
+		return true
+	}}
+	if _, err := l.run(f, delta.NewReceiver(codec, f.have(), f.seed)); err == nil || len(l.opens) > 20 {
+		t.Errorf("%v after %d rounds, want an error soon", err, len(l.opens))
+	}
+}
+
+// TestResume breaks each kind of pull again and again: what is staged does not
+// come twice.
+func TestResume(t *testing.T) {
+	const n = 20_000
+	source := numbered(n, 3)
+	empty := newMemory(source.salt)
+	empty.head = desired.Head{}
+	changed := map[string]desired.Envelope{}
+	for i := 0; i < n; i += 2 {
+		changed[numberedKey(i)] = envelope("changed %0100d", i)
+	}
+	later := source.clone()
+	later.commit(changed)
+	tests := map[string]struct {
+		copy, source *memory
+		objects      int
+		want         delta.Mode
+	}{
+		"full":    {empty, source, n, delta.Full},
+		"delta":   {source, later, len(changed), delta.Since},
+		"descent": {source, later.clone(), len(changed), delta.Descent},
+	}
+	for name, tt := range tests {
+		f, i := newFollower(t, tt.copy.clone()), 0
+		f.copy.head = tt.copy.head
+		f.stageAt = 1
+		l := &link{source: tt.source, between: func() bool { i++; return i%7 != 0 }}
+		r := delta.NewReceiver(codec, f.have(), f.seed)
+		stats, err := l.run(f, r)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		f.check(tt.source)
+		if f.received != tt.objects || stats.Mode != tt.want || len(l.opens) < 2 {
+			t.Errorf("%s: %d changes received in %d streams by %v, want %d in several by %v",
+				name, f.received, len(l.opens), stats.Mode, tt.objects, tt.want)
+		}
+	}
+}
+
+// TestListingMoves deletes the key that the second segment of a listing starts
+// with, before it is listed: the stretch before it has to be found to differ, not
+// to be gone.
+func TestListingMoves(t *testing.T) {
+	source := newMemory(1)
+	changes, boundaries := map[string]desired.Envelope{}, 0
+	for i := 0; boundaries < 6000; i++ {
+		key := fmt.Sprintf("%08d", i)
+		if source.Shape().Level([]byte(key)) > 0 {
+			changes[key+"/a"] = envelope("%d", i) // not all, but most of them at level 0
+			changes[key] = envelope("%d", i)
+			boundaries++
+		}
+	}
+	source.commit(changes)
+	copy := source.clone()
+	all := map[string]desired.Envelope{}
+	for key, e := range source.objects {
+		all[key] = append(slices.Clone(e), "changed"...)
+	}
+	source = amnesiac(source, all)
+
+	var cut []byte
+	n := 0
+	for row := range source.Rows(1, nil, nil) {
+		if n*len(desired.Digest{}) >= delta.FrameBytes && bytes.IndexByte(row.Key, '/') < 0 {
+			cut = row.Key
+			break
+		}
+		n++
+	}
+	f := newFollower(t, copy)
+	lies := 2 // so that digests travel whole, and a listing needs several messages
+	moved := false
+	l := &link{source: source}
+	l.twist = func(resp delta.Response) []delta.Response {
+		if resp.Digests != nil && !resp.Digests.Last && len(l.opens) == 3 && !moved {
+			moved = true
+			source.commit(map[string]desired.Envelope{string(cut): nil})
+		}
+		if resp.Begin != nil && lies > 0 {
+			resp.Begin.Head.Root[0]++
+		}
+		if resp.End != nil && lies > 0 {
+			lies--
+			resp.End.Head.Root[0]++
+		}
+		return []delta.Response{resp}
+	}
+	f.copy.head.Epoch = desired.Epoch{9}
+	pull(t, f, l)
+	f.check(source)
+	if !moved || l.modes()[len(l.modes())-1] == "full" {
+		t.Errorf("moved: %v; pulled by %v", moved, l.modes())
+	}
+}
+
+var _ = maps.Keys[map[string]int]

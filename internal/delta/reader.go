@@ -29,20 +29,23 @@ func (r *reader) byte() byte {
 
 // uvarint reads an integer of at most most.
 func (r *reader) uvarint(most int) int {
-	if r.err != nil {
+	n := r.uint64()
+	if n > uint64(most) {
+		r.fail("%d where at most %d is allowed", n, most)
 		return 0
 	}
+	return int(n)
+}
+
+// uint64 reads an integer of any size.
+func (r *reader) uint64() uint64 {
 	n, size := binary.Uvarint(r.rest)
 	if size <= 0 {
 		r.fail("cut short")
 		return 0
 	}
-	if n > uint64(most) {
-		r.fail("%d where at most %d is allowed", n, most)
-		return 0
-	}
 	r.rest = r.rest[size:]
-	return int(n)
+	return n
 }
 
 // bytes reads n bytes, which share the memory that is read.

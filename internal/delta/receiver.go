@@ -1,8 +1,10 @@
 package delta
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 
 	"espalier/internal/desired"
 	"espalier/merkle"
@@ -41,9 +43,11 @@ type Receiver struct {
 	after   []byte           // Since and Full: the last key received
 
 	rounds, doubts int
+	received       int // changes of the round under way
 	lastSeed       uint64
 	stats          Stats
 	descent        descentReceiver
+	failed         error // what the next round would do
 }
 
 // Have is what a receiver starts from.
@@ -57,7 +61,8 @@ type Have struct {
 	Salt uint64
 	// Mark is what was kept with the staging; nil: nothing is staged.
 	Mark *Mark
-	// From and Until bound the keys of a comparison.
+	// From and Until bound the keys of a comparison, from <= key < until; empty:
+	// no bound. The view then holds no others.
 	From, Until []byte
 }
 
@@ -72,7 +77,7 @@ type Effects struct {
 	Salt    uint64
 	// Changes are to be kept, overriding those before. They are in no order.
 	Changes []desired.Change
-	// Differences are the findings of a comparison.
+	// Differences are the findings of a comparison. They are in no order.
 	Differences []Difference
 	// Requests are to be sent.
 	Requests []Request
@@ -109,7 +114,9 @@ type Stats struct {
 	RoundTrips int
 	// Upserts and Deletes count the changes received.
 	Upserts, Deletes uint64
-	// Head is the latest that the sender spoke of.
+	// Head is the latest that the sender spoke of. Of a comparison it is that of
+	// the first read: what was found is exact unless the set has moved on, which
+	// a commit that expects Head notices.
 	Head desired.Head
 }
 
@@ -131,9 +138,10 @@ func NewReceiver(codec *Codec, have Have, seed func() uint64) *Receiver {
 }
 
 // NewComparer returns a Receiver that finds the differences between its view
-// and the sender's set, and receives no values.
+// and the sender's set, and receives no values. No root proves what it finds, so
+// digests travel whole.
 func NewComparer(codec *Codec, have Have, seed func() uint64) *Receiver {
-	return &Receiver{codec: codec, seed: seed, have: have, width: ShortWidth, mode: Compare}
+	return &Receiver{codec: codec, seed: seed, have: have, width: len(desired.Digest{}), mode: Compare}
 }
 
 // Stats returns the counts so far.
@@ -148,12 +156,16 @@ func (r *Receiver) Mark() Mark {
 	return Mark{Mode: r.mode, Base: r.base, Through: r.through, After: r.after}
 }
 
-// Open starts the next round. It returns an error if there were too many.
+// Open starts the next round. It returns an error if there were too many, or if
+// there is nothing left to try.
 func (r *Receiver) Open() (Request, error) {
+	if r.failed != nil {
+		return Request{}, r.failed
+	}
 	if r.rounds++; r.rounds > maxRounds {
 		return Request{}, fmt.Errorf("not up to date after %d rounds; the set changes faster than it is received", maxRounds)
 	}
-	r.begin, r.lastSeed = nil, r.seed()
+	r.begin, r.received, r.lastSeed = nil, 0, r.seed()
 	r.stats.RoundTrips++
 	return Request{Open: &Open{
 		Set: r.have.Set, Mode: r.mode, Base: r.base, After: r.after,
@@ -212,8 +224,14 @@ func (r *Receiver) Verified(ok bool) error {
 	return nil
 }
 
-// TooDifferent takes the sender's word that a descent would list too much.
+// TooDifferent takes the sender's word that a descent would list too much: the
+// next round is a full pull. There is no such way out of a comparison: its next
+// Open returns ErrTooDifferent.
 func (r *Receiver) TooDifferent() {
+	if r.mode == Compare {
+		r.failed = ErrTooDifferent
+		return
+	}
 	r.mode, r.after, r.through = Full, nil, desired.Revision{}
 }
 
@@ -263,11 +281,32 @@ func (r *Receiver) handleBatch(b *Batch) (Effects, error) {
 	if err != nil {
 		return Effects{}, err
 	}
-	if len(changes) > 0 {
-		r.after = changes[len(changes)-1].Key
+	if len(changes) == 0 || len(b.Parts) > 0 {
+		return Effects{}, fmt.Errorf("%w: a batch of nothing, or with parts", ErrProtocol)
+	}
+	if r.mode == Full && slices.ContainsFunc(changes, desired.Change.Deleted) {
+		return Effects{}, fmt.Errorf("%w: a deletion in a full pull", ErrProtocol)
+	}
+	if r.received += len(changes); r.mode == Since && r.received > MaxTouched {
+		return Effects{}, fmt.Errorf("%w: a delta of more than %d changes", ErrProtocol, MaxTouched)
+	}
+	if r.after, err = follow(r.after, changes); err != nil {
+		return Effects{}, err
 	}
 	r.count(changes)
 	return Effects{Changes: changes}, nil
+}
+
+// follow returns the last key of changes, which has to come after last, since
+// keys ascend throughout a stream: one that could go back would never end.
+func follow(last []byte, changes []desired.Change) ([]byte, error) {
+	if len(changes) == 0 {
+		return last, nil
+	}
+	if first := changes[0].Key; bytes.Compare(first, last) <= 0 {
+		return nil, fmt.Errorf("%w: key %q does not come after %q", ErrProtocol, first, last)
+	}
+	return changes[len(changes)-1].Key, nil
 }
 
 func (r *Receiver) count(changes []desired.Change) {
@@ -286,14 +325,23 @@ func (r *Receiver) handleEnd(end *End) (Effects, error) {
 	if r.Descending() && !r.descent.finished() {
 		return Effects{}, fmt.Errorf("%w: a descent that ends early", ErrProtocol)
 	}
-	r.stats.Head = end.Head
+	if backwards(r.begin.Head, end.Head) {
+		return Effects{}, fmt.Errorf("%w: revision %v was the head, and then %v", ErrProtocol, r.begin.Head.Position, end.Head.Position)
+	}
 	if r.mode == Compare {
 		r.done = true
 		return Effects{}, nil
 	}
+	r.stats.Head = end.Head
 	if r.through == end.Head.Revision {
 		return Effects{Verify: &end.Head}, nil
 	}
 	r.mode, r.base, r.after, r.through = Since, r.through, nil, desired.Revision{}
 	return Effects{Reopen: true}, nil
+}
+
+// backwards reports whether a history that had the head was cannot have the head
+// is later.
+func backwards(was, is desired.Head) bool {
+	return is.Epoch == was.Epoch && is.Revision != was.Revision && is.Number <= was.Number
 }

@@ -22,11 +22,15 @@ type descentReceiver struct {
 	level   int       // of the nodes that the runs are made of
 	runs    []stretch // asked for
 	found   []stretch // in the level being received, so far
-	listed  int       // nodes received of that level
+	listed  int       // nodes received of that level, in runs that are whole
 	run     []desired.Digest
 	leaves  leafReceiver
 	trips   *int
 	waiting bool // for digests
+
+	// Our nodes of the run being compared: first keys, and indices by digest.
+	own   keyList
+	index map[desired.Digest]int32
 }
 
 // stretch is a part of the two trees that differs: count nodes of the sender's
@@ -63,22 +67,12 @@ func (d *descentReceiver) list(view merkle.Reader, msg *Digests) (Effects, error
 		return Effects{}, fmt.Errorf("%w: digests that were not asked for", ErrProtocol)
 	}
 	r := reader{rest: msg.Data}
+	if len(r.rest) == 0 {
+		r.fail("no digests")
+	}
 	for len(r.rest) > 0 {
-		header := r.uvarint(2*MaxNodes + 1)
-		n := header >> 1
-		if d.listed+len(d.run)+n > MaxNodes {
-			r.fail("more than %d nodes in a level", MaxNodes)
-		}
-		digests := r.bytes(n * d.open.Width)
-		if r.err != nil {
-			return Effects{}, r.err
-		}
-		for len(digests) > 0 {
-			var s desired.Digest
-			digests = digests[copy(s[:d.open.Width], digests):]
-			d.run = append(d.run, s)
-		}
-		if header&1 != 0 {
+		more := d.segment(&r)
+		if r.err != nil || more {
 			continue
 		}
 		if err := d.endRun(view); err != nil {
@@ -91,11 +85,26 @@ func (d *descentReceiver) list(view merkle.Reader, msg *Digests) (Effects, error
 	return d.descend()
 }
 
+// segment reads some nodes of a run and reports whether more of it follow.
+func (d *descentReceiver) segment(r *reader) (more bool) {
+	header := r.uvarint(2*MaxNodes + 1)
+	n := header >> 1
+	if n == 0 || d.listed+len(d.run)+n > MaxNodes {
+		r.fail("%d nodes after %d, at most %d in a level are allowed", n, d.listed+len(d.run), MaxNodes)
+	}
+	for digests := r.bytes(n * d.open.Width); len(digests) > 0; {
+		var s desired.Digest
+		digests = digests[copy(s[:d.open.Width], digests):]
+		d.run = append(d.run, s)
+	}
+	return header&1 != 0
+}
+
 // endRun compares a run that is listed whole.
 func (d *descentReceiver) endRun(view merkle.Reader) error {
 	d.passOurs()
-	if len(d.runs) == 0 || len(d.run) == 0 {
-		return fmt.Errorf("%w: a run that was not asked for, or is empty", ErrProtocol)
+	if len(d.runs) == 0 {
+		return fmt.Errorf("%w: a run that was not asked for", ErrProtocol)
 	}
 	if err := d.align(view, d.runs[0]); err != nil {
 		return err
@@ -116,56 +125,53 @@ func (d *descentReceiver) passOurs() {
 
 // align adds to found the stretches in which the run's lists of nodes differ.
 func (d *descentReceiver) align(view merkle.Reader, run stretch) error {
-	keys, own, err := d.ownNodes(view, run)
-	if err != nil {
+	if err := d.readOwn(view, run); err != nil {
 		return err
-	}
-	index := make(map[desired.Digest]int, len(own))
-	for i, s := range own {
-		index[s] = i
 	}
 	ours, theirs := 0, 0 // up to where both lists are settled
 	for j, s := range d.run {
-		i, ok := index[s]
-		if !ok || i < ours {
+		i, ok := d.index[s]
+		if !ok || int(i) < ours {
 			continue
 		}
-		d.differ(run, keys, ours, i, theirs, j)
-		ours, theirs = i+1, j+1
+		d.differ(run, ours, int(i), theirs, j)
+		ours, theirs = int(i)+1, j+1
 	}
-	d.differ(run, keys, ours, len(own), theirs, len(d.run))
+	d.differ(run, ours, d.own.len(), theirs, len(d.run))
 	return nil
 }
 
-// ownNodes returns the receiver's nodes of a run, one level down. A tree that is
+// readOwn reads the receiver's nodes of a run, one level down. A tree that is
 // too low to have any stands for one node that matches none.
-func (d *descentReceiver) ownNodes(view merkle.Reader, run stretch) (keys [][]byte, digests []desired.Digest, err error) {
+func (d *descentReceiver) readOwn(view merkle.Reader, run stretch) error {
+	d.own.reset()
+	d.index = cleared(d.index)
 	if run.none {
-		return nil, nil, nil
+		return nil
 	}
 	for row, err := range view.Rows(d.level-1, run.from, run.until) {
 		if err != nil {
-			return nil, nil, err
+			return err
 		}
-		keys = append(keys, bytes.Clone(row.Key))
-		digests = append(digests, short(d.open.Seed, d.open.Width, (*desired.Digest)(&row.Digest)))
+		d.index[short(d.open.Seed, d.open.Width, (*desired.Digest)(&row.Digest))] = int32(d.own.len())
+		d.own.add(row.Key)
 	}
-	if len(keys) == 0 {
-		return [][]byte{run.from}, []desired.Digest{{}}, nil
+	if d.own.len() == 0 {
+		d.own.add(run.from)
 	}
-	return keys, digests, nil
+	return nil
 }
 
 // differ adds the stretch of our nodes [i, iEnd) and their nodes [j, jEnd).
-func (d *descentReceiver) differ(run stretch, keys [][]byte, i, iEnd, j, jEnd int) {
+func (d *descentReceiver) differ(run stretch, i, iEnd, j, jEnd int) {
 	if i == iEnd && j == jEnd {
 		return
 	}
 	s := stretch{first: d.listed + j, count: jEnd - j, none: i == iEnd}
 	if !s.none {
-		s.from, s.until = keys[i], run.until
-		if iEnd < len(keys) {
-			s.until = keys[iEnd]
+		s.from, s.until = bytes.Clone(d.own.at(i)), run.until
+		if iEnd < d.own.len() {
+			s.until = bytes.Clone(d.own.at(iEnd))
 		}
 	}
 	d.found = append(d.found, s)
@@ -180,24 +186,31 @@ func (d *descentReceiver) descend() (Effects, error) {
 	d.runs, d.found, d.listed = d.found, nil, 0
 	d.level--
 	*d.trips++
-	var narrow []byte
-	if d.level > 1 {
-		next := 0
-		for _, s := range d.runs {
-			if s.count > 0 {
-				narrow = binary.AppendUvarint(narrow, uint64(s.first-next))
-				narrow = binary.AppendUvarint(narrow, uint64(s.count))
-				next = s.first + s.count
-			}
-		}
-	}
-	if len(narrow) > 0 {
+	if narrow := d.narrow(); len(narrow) > 0 {
 		return Effects{Requests: []Request{{Narrow: narrow}}}, nil
 	}
 	d.waiting = false
 	d.leaves.queue = d.runs
 	d.runs = nil
 	return Effects{More: true}, nil
+}
+
+// narrow asks for the level below the runs. It is empty where there is none, or
+// the sender has nothing in any of them.
+func (d *descentReceiver) narrow() []byte {
+	if d.level == 1 {
+		return nil
+	}
+	var b []byte
+	next := 0
+	for _, s := range d.runs {
+		if s.count > 0 {
+			b = binary.AppendUvarint(b, uint64(s.first-next))
+			b = binary.AppendUvarint(b, uint64(s.count))
+			next = s.first + s.count
+		}
+	}
+	return b
 }
 
 func (d *descentReceiver) batch(view merkle.Reader, b *Batch) (Effects, error) {

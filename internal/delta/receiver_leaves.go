@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
-	"sort"
 
 	"espalier/internal/desired"
 	"espalier/merkle"
@@ -21,13 +20,14 @@ type leafReceiver struct {
 	next  int       // first index that may still be named to the sender
 	at    []byte    // where in queue[0] to go on; nil at its beginning
 	asked []ownPart // not yet answered
-	ahead int       // bytes of those
+	ahead int       // what those count for in the window
 	last  bool      // everything is asked
+	after []byte    // the last key received
 
 	// The part being answered, asked[0].
 	loaded bool
-	keys   [][]byte
-	sums   []desired.Digest // Compare: short digests of keys
+	keys   keyList
+	sums   []desired.Digest // Compare: digests of keys, as they travel
 	met    []bool           // by key: an object of that key has come
 }
 
@@ -36,7 +36,16 @@ type ownPart struct {
 	from, until []byte
 	none        bool
 	ours        bool // the sender has nothing there: it is not asked
-	size        int
+	named       int  // digests that it was told
+}
+
+// size returns what p counts for in the window. The sender counts the same for
+// what it was asked.
+func (p *ownPart) size(width int) int {
+	if p.ours {
+		return partBytes + desired.MaxKeyBytes // it has no digests, but keys to delete
+	}
+	return partBytes + p.named*width
 }
 
 func (l *leafReceiver) init(o *Open, codec *Codec) { l.open, l.codec = o, codec }
@@ -47,16 +56,18 @@ func (l *leafReceiver) finished() bool { return l.last && len(l.asked) == 0 }
 func (l *leafReceiver) advance(view merkle.Reader) (Effects, error) {
 	var e Effects
 	if l.oursFirst() {
-		err := l.endOurs(view, &e)
+		if err := l.endOurs(view, &e); err != nil {
+			return Effects{}, err
+		}
 		e.More = true
-		return e, err
+		return e, nil
 	}
 	for !l.last && l.ahead < leavesWindow {
 		msg := []byte{0}
 		for len(l.queue) > 0 && len(msg) < leavesBytes && l.ahead < leavesWindow {
 			var err error
 			if msg, err = l.ask(view, msg); err != nil {
-				return e, err
+				return Effects{}, err
 			}
 		}
 		if len(l.queue) == 0 {
@@ -73,14 +84,6 @@ func (l *leafReceiver) advance(view merkle.Reader) (Effects, error) {
 // oursFirst reports whether what comes next is not for the sender to answer.
 func (l *leafReceiver) oursFirst() bool { return len(l.asked) > 0 && l.asked[0].ours }
 
-// endOurs deletes what only the receiver has.
-func (l *leafReceiver) endOurs(view merkle.Reader, e *Effects) error {
-	if err := l.load(view); err != nil {
-		return err
-	}
-	return l.endPart(e, nil)
-}
-
 // ask appends the next part of the first stretch to msg, as leafSender.receive
 // reads it.
 func (l *leafReceiver) ask(view merkle.Reader, msg []byte) ([]byte, error) {
@@ -89,7 +92,7 @@ func (l *leafReceiver) ask(view merkle.Reader, msg []byte) ([]byte, error) {
 	if l.at != nil {
 		p.from = l.at
 	}
-	digests, n, cut, err := l.held(view, &p)
+	digests, cut, err := l.held(view, &p)
 	if err != nil {
 		return nil, err
 	}
@@ -103,17 +106,13 @@ func (l *leafReceiver) ask(view merkle.Reader, msg []byte) ([]byte, error) {
 		if cut != nil {
 			msg = append(binary.AppendUvarint(msg, uint64(len(cut))), cut...)
 		}
-		msg = binary.AppendUvarint(msg, uint64(n))
+		msg = binary.AppendUvarint(msg, uint64(p.named))
 		msg = append(msg, digests...)
 		if l.next = s.first; cut == nil {
 			l.next += s.count
 		}
 	}
-	p.size = 16 + len(digests)
-	if p.ours {
-		p.size += desired.MaxKeyBytes // it has no digests, but keys to delete
-	}
-	l.ahead += p.size
+	l.ahead += p.size(l.open.Width)
 	if l.at = cut; cut != nil {
 		p.until = cut
 	} else {
@@ -123,71 +122,69 @@ func (l *leafReceiver) ask(view merkle.Reader, msg []byte) ([]byte, error) {
 	return msg, nil
 }
 
-// held returns the digests of the part, and the key to cut it at if they are too
-// many.
-func (l *leafReceiver) held(view merkle.Reader, p *ownPart) (digests []byte, n int, cut []byte, err error) {
+// held returns the digests that name what is held of the part, and the key to
+// cut it at if that is too much.
+func (l *leafReceiver) held(view merkle.Reader, p *ownPart) (digests, cut []byte, err error) {
 	if p.none {
-		return nil, 0, nil, nil
+		return nil, nil, nil
 	}
 	count := 0
 	for row, err := range view.Rows(0, p.from, p.until) {
 		if err != nil {
-			return nil, 0, nil, err
+			return nil, nil, err
 		}
 		if count == PartDigests {
-			return digests, n, bytes.Clone(row.Key), nil
+			return digests, bytes.Clone(row.Key), nil
 		}
 		count++
 		if l.open.Mode != Compare && !p.ours {
 			s := short(l.open.Seed, l.open.Width, (*desired.Digest)(&row.Digest))
 			digests = append(digests, s[:l.open.Width]...)
-			n++
+			p.named++
 		}
 	}
-	return digests, n, nil, nil
+	return digests, nil, nil
 }
 
 // batch takes the answers to some parts.
 func (l *leafReceiver) batch(view merkle.Reader, b *Batch) (Effects, error) {
-	var changes []desired.Change
-	if len(b.Frame) > 0 {
-		var err error
-		if changes, err = l.codec.DecodeFrame(b.Frame); err != nil {
-			return Effects{}, err
-		}
+	changes, err := l.decode(b)
+	if err != nil {
+		return Effects{}, err
 	}
 	var e Effects
 	r := reader{rest: b.Parts}
 	for len(r.rest) > 0 {
 		n := r.uvarint(len(changes))
-		gone := l.readGone(&r)
 		if err := l.meet(view, &e, changes[:n]); err != nil {
-			return e, err
+			return Effects{}, err
 		}
-		if r.err != nil {
-			return e, r.err
-		}
-		if err := l.endPart(&e, gone); err != nil {
-			return e, err
+		if err := l.endAsked(&e, &r); err != nil {
+			return Effects{}, err
 		}
 		changes = changes[n:]
 	}
 	if len(changes) > 0 {
 		if err := l.meet(view, &e, changes); err != nil {
-			return e, err
+			return Effects{}, err
 		}
 	}
 	e.More = l.oursFirst() || !l.last && l.ahead < leavesWindow/2
-	return e, r.err
+	return e, nil
 }
 
-func (l *leafReceiver) readGone(r *reader) []int {
-	gone := make([]int, 0, 8)
-	for i, n := -1, r.uvarint(PartDigests); n > 0 && r.err == nil; n-- {
-		i += r.uvarint(PartDigests) + 1
-		gone = append(gone, i)
+// decode returns the changes of a batch that brings the answers forward.
+func (l *leafReceiver) decode(b *Batch) (changes []desired.Change, err error) {
+	if len(b.Frame) > 0 {
+		if changes, err = l.codec.DecodeFrame(b.Frame); err != nil {
+			return nil, err
+		}
 	}
-	return gone
+	if len(changes) == 0 && len(b.Parts) == 0 {
+		return nil, fmt.Errorf("%w: a batch of nothing", ErrProtocol)
+	}
+	l.after, err = follow(l.after, changes)
+	return changes, err
 }
 
 // meet takes objects that came for the first part that waits for an answer.
@@ -201,19 +198,25 @@ func (l *leafReceiver) meet(view merkle.Reader, e *Effects, changes []desired.Ch
 		return err
 	}
 	for _, c := range changes {
-		i := sort.Search(len(l.keys), func(i int) bool { return bytes.Compare(l.keys[i], c.Key) >= 0 })
-		known := i < len(l.keys) && bytes.Equal(l.keys[i], c.Key)
+		if c.Deleted() {
+			return fmt.Errorf("%w: a deletion among the objects of a descent", ErrProtocol)
+		}
+		i, known := l.keys.search(c.Key)
 		if known {
 			l.met[i] = true
 		}
-		switch {
-		case c.Deleted():
-			return fmt.Errorf("%w: a deletion among the objects of a descent", ErrProtocol)
-		case l.open.Mode != Compare:
+		if l.open.Mode != Compare {
 			e.Changes = append(e.Changes, c)
+			continue
+		}
+		head, sum, err := c.Envelope.Split()
+		if err != nil || len(head) > 0 || len(sum) != l.open.Width {
+			return fmt.Errorf("%w: no digest of %q", ErrProtocol, c.Key)
+		}
+		switch {
 		case !known:
 			e.Differences = append(e.Differences, Difference{Key: c.Key, Kind: OnlyTheirs})
-		case !bytes.Equal(c.Envelope[1:], l.sums[i][:l.open.Width]):
+		case !bytes.Equal(sum, l.sums[i][:l.open.Width]):
 			e.Differences = append(e.Differences, Difference{Key: c.Key, Kind: Differs})
 		}
 	}
@@ -228,47 +231,75 @@ func (l *leafReceiver) load(view merkle.Reader) error {
 	if len(l.asked) == 0 {
 		return fmt.Errorf("%w: an answer to nothing", ErrProtocol)
 	}
-	l.keys, l.sums, l.loaded = l.keys[:0], l.sums[:0], true
+	l.keys.reset()
+	l.sums, l.loaded = l.sums[:0], true
 	p := l.asked[0]
 	if !p.none {
 		for row, err := range view.Rows(0, p.from, p.until) {
 			if err != nil {
 				return err
 			}
-			l.keys = append(l.keys, bytes.Clone(row.Key))
+			l.keys.add(row.Key)
 			if l.open.Mode == Compare {
 				l.sums = append(l.sums, short(l.open.Seed, l.open.Width, (*desired.Digest)(&row.Digest)))
 			}
 		}
 	}
-	l.met = append(l.met[:0], make([]bool, len(l.keys))...)
+	l.met = append(l.met[:0], make([]bool, l.keys.len())...)
 	return nil
 }
 
-// endPart ends the first part: of what is held, what is gone is deleted.
-func (l *leafReceiver) endPart(e *Effects, gone []int) error {
-	p := l.asked[0]
-	switch {
-	case l.open.Mode == Compare:
-		for i, key := range l.keys {
-			if !l.met[i] {
-				e.Differences = append(e.Differences, Difference{Key: key, Kind: OnlyOurs})
-			}
-		}
-	case p.ours:
-		for _, key := range l.keys {
-			e.Changes = append(e.Changes, desired.Change{Key: key})
-		}
+// endOurs ends a first part that only the receiver has: all of it goes.
+func (l *leafReceiver) endOurs(view merkle.Reader, e *Effects) error {
+	if err := l.load(view); err != nil {
+		return err
 	}
-	for _, i := range gone {
-		if i >= len(l.keys) {
-			return fmt.Errorf("%w: digest %d of %d is gone", ErrProtocol, i, len(l.keys))
+	for i := range l.keys.len() {
+		l.drop(e, i)
+	}
+	l.endPart()
+	return nil
+}
+
+// endAsked ends the first part with what r says is gone of the digests that it
+// named: how many, and for each the gap to the index before.
+func (l *leafReceiver) endAsked(e *Effects, r *reader) error {
+	named := l.asked[0].named
+	i := -1
+	for n := r.uvarint(named); n > 0; n-- {
+		i += 1 + r.uvarint(PartDigests)
+		if i >= min(named, l.keys.len()) {
+			r.fail("digest %d of %d is gone", i, named)
+		}
+		if r.err != nil {
+			return r.err
 		}
 		if !l.met[i] {
-			e.Changes = append(e.Changes, desired.Change{Key: l.keys[i]})
+			l.drop(e, i)
 		}
 	}
-	l.ahead -= p.size
+	if l.open.Mode == Compare {
+		for i, met := range l.met {
+			if !met {
+				l.drop(e, i)
+			}
+		}
+	}
+	l.endPart()
+	return r.err
+}
+
+// drop takes our object of an index for one that the sender doesn't have.
+func (l *leafReceiver) drop(e *Effects, i int) {
+	key := bytes.Clone(l.keys.at(i))
+	if l.open.Mode == Compare {
+		e.Differences = append(e.Differences, Difference{Key: key, Kind: OnlyOurs})
+	} else {
+		e.Changes = append(e.Changes, desired.Change{Key: key})
+	}
+}
+
+func (l *leafReceiver) endPart() {
+	l.ahead -= l.asked[0].size(l.open.Width)
 	l.asked, l.loaded = l.asked[1:], false
-	return nil
 }

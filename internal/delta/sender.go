@@ -3,6 +3,7 @@ package delta
 import (
 	"bytes"
 	"fmt"
+	"slices"
 
 	"espalier/internal/desired"
 )
@@ -32,8 +33,9 @@ func NewSender(codec *Codec) *Sender {
 	return &Sender{codec: codec, frame: NewFrameWriter(codec)}
 }
 
-// Receive takes a request. It returns an error that matches ErrProtocol if the
-// request is malformed or out of place.
+// Receive takes a request, whose memory it keeps. It returns an error that
+// matches ErrProtocol if the request is malformed or out of place; the pull is
+// over then.
 func (s *Sender) Receive(req Request) error {
 	switch {
 	case req.Open != nil && s.open == nil:
@@ -60,8 +62,14 @@ func (s *Sender) receiveOpen(o *Open) error {
 	if o.Width != ShortWidth && o.Width != len(desired.Digest{}) {
 		return fmt.Errorf("%w: digests of %d bytes", ErrProtocol, o.Width)
 	}
-	s.open = o
-	s.from = successor(o.After)
+	if max(len(o.After), len(o.From), len(o.Until)) > desired.MaxKeyBytes {
+		return fmt.Errorf("%w: a key of more than %d bytes", ErrProtocol, desired.MaxKeyBytes)
+	}
+	open := *o
+	if len(open.Until) == 0 {
+		open.Until = nil
+	}
+	s.open, s.from = &open, successor(o.After)
 	return nil
 }
 
@@ -94,7 +102,7 @@ func (s *Sender) Next(src Source) (Response, error) {
 	case Full:
 		return s.nextFull(src)
 	default:
-		if s.descent.leaves.done {
+		if s.descent.leaves.done() {
 			return s.end(src), nil
 		}
 		return s.descent.next(src, s.frame)
@@ -113,9 +121,11 @@ func (s *Sender) begin(src Source) (Response, error) {
 		if s.keys = keys; !ok {
 			s.open.Mode = Descent
 		}
-		for len(s.keys) > 0 && bytes.Compare(s.keys[0], s.open.After) <= 0 {
-			s.keys = s.keys[1:]
+		i, sent := slices.BinarySearchFunc(s.keys, s.open.After, bytes.Compare)
+		if sent {
+			i++
 		}
+		s.keys = s.keys[i:]
 	}
 	height, err := src.Height()
 	if err != nil {
@@ -234,7 +244,7 @@ func Inline(codec *Codec, src Source, held Held) (frame []byte, ok bool, err err
 		if err != nil {
 			return nil, false, err
 		}
-		if len(w.values)+len(c.Envelope) > 4*InlineBytes {
+		if w.size()+len(key)+len(c.Envelope) > 4*InlineBytes || w.whole+len(key) > MaxFrameKeyBytes {
 			return nil, false, nil
 		}
 		if err := w.Add(c); err != nil {

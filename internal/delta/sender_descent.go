@@ -1,6 +1,7 @@
 package delta
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 
@@ -20,18 +21,19 @@ type descentSender struct {
 	runs    []run  // still to be listed, one level down
 	at      []byte // where in runs[0] to go on, nil at its beginning
 	listing nodes  // of runs
+	scratch []byte // of list
 	leaves  leafSender
 }
 
 // run is the keys with from <= key < until; nil until: to the end.
 type run struct{ from, until []byte }
 
-// nodes are the listed nodes of a level: their first keys, by index, in one
-// block of memory. Those listed for one run follow each other up to its end.
+// nodes are the listed nodes of a level: their first keys, by index, or where
+// in the node the run began. Those listed for one run follow each other up to
+// its end.
 type nodes struct {
-	keys    []byte
-	offsets []uint32
-	ends    []runEnd // ascending by index
+	keyList
+	ends []runEnd // ascending by index
 }
 
 // runEnd ends a run before the node of that index, and before that key.
@@ -40,21 +42,8 @@ type runEnd struct {
 	until []byte
 }
 
-func (l *nodes) add(key []byte) {
-	l.offsets = append(l.offsets, uint32(len(l.keys)))
-	l.keys = append(l.keys, key...)
-}
-
 func (l *nodes) endRun(until []byte) {
-	l.ends = append(l.ends, runEnd{index: len(l.offsets), until: until})
-}
-
-func (l *nodes) key(i int) []byte {
-	end := len(l.keys)
-	if i+1 < len(l.offsets) {
-		end = int(l.offsets[i+1])
-	}
-	return l.keys[l.offsets[i]:end:end]
+	l.ends = append(l.ends, runEnd{index: l.len(), until: until})
 }
 
 // stretchReader turns (gap, count) pairs into the runs of keys that those nodes
@@ -67,11 +56,11 @@ type stretchReader struct {
 // read returns the run of the next count nodes after a gap. They have to follow
 // each other in one run of the listing.
 func (s *stretchReader) read(r *reader, gap int) run {
-	count := r.uvarint(len(s.nodes.offsets))
+	count := r.uvarint(s.nodes.len())
 	start := s.next + gap
 	end := start + count
-	if r.err == nil && (count == 0 || end > len(s.nodes.offsets)) {
-		r.fail("nodes %d to %d of %d", start, end, len(s.nodes.offsets))
+	if r.err == nil && (count == 0 || end > s.nodes.len()) {
+		r.fail("nodes %d to %d of %d", start, end, s.nodes.len())
 	}
 	if r.err != nil {
 		return run{}
@@ -86,9 +75,9 @@ func (s *stretchReader) read(r *reader, gap int) run {
 	}
 	s.next = end
 	if end < last.index {
-		return run{from: s.nodes.key(start), until: s.nodes.key(end)}
+		return run{from: s.nodes.at(start), until: s.nodes.at(end)}
 	}
-	return run{from: s.nodes.key(start), until: last.until}
+	return run{from: s.nodes.at(start), until: last.until}
 }
 
 // start lists the root, as far as it concerns the range asked for, and goes on
@@ -119,7 +108,7 @@ func (d *descentSender) receiveNarrow(b []byte) error {
 }
 
 func (d *descentSender) receiveLeaves(b []byte) error {
-	nothing := len(b) == 1 // all that differs is the receiver's to delete
+	nothing := len(b) == 1 && b[0] == 1 // all that differs is the receiver's to delete
 	if d.open == nil || d.level != 1 && !nothing || len(d.runs) > 0 {
 		return fmt.Errorf("%w: a request for leaves that is out of place", ErrProtocol)
 	}
@@ -138,7 +127,7 @@ func (d *descentSender) next(src Source, frame *FrameWriter) (Response, error) {
 		if data, err = d.list(src, data); err != nil {
 			return Response{}, err
 		}
-		if len(d.listing.offsets) > MaxNodes {
+		if d.listing.len() > MaxNodes || len(d.listing.block) > MaxNodeBytes {
 			return Response{}, ErrTooDifferent
 		}
 	}
@@ -153,37 +142,35 @@ func (d *descentSender) next(src Source, frame *FrameWriter) (Response, error) {
 // list appends to data a segment of the first run: as many of its nodes as fit.
 func (d *descentSender) list(src merkle.Reader, data []byte) ([]byte, error) {
 	level, r := d.level-1, d.runs[0]
-	from := d.at
-	if from == nil && len(r.from) > 0 {
-		first, ok, err := src.Before(level, successor(r.from))
-		if err != nil {
-			return nil, err
-		}
-		if ok {
-			from = append([]byte(nil), first...)
-		}
+	start := r.from
+	if d.at != nil {
+		start = d.at
 	}
-	var digests []byte
-	count := 0
-	for row, err := range src.Rows(level, from, r.until) {
+	// The first node listed covers start, and may begin before it: at the
+	// beginning of a run, or where the tree moved since the last segment.
+	first, _, err := src.Before(level, append(bytes.Clone(start), 0))
+	if err != nil {
+		return nil, err
+	}
+	d.listing.add(start)
+	digests, count := d.scratch[:0], 0
+	defer func() { d.scratch = digests }()
+	for row, err := range src.Rows(level, bytes.Clone(first), r.until) {
 		if err != nil {
 			return nil, err
 		}
 		if len(data)+len(digests) >= FrameBytes {
-			d.at = append([]byte(nil), row.Key...)
+			d.at = bytes.Clone(row.Key)
 			return appendSegment(data, count, true, digests), nil
 		}
-		if d.at == nil && count == 0 {
-			d.listing.add(r.from) // it may start before the run
-		} else {
+		if count > 0 {
 			d.listing.add(row.Key)
 		}
 		s := short(d.open.Seed, d.open.Width, (*desired.Digest)(&row.Digest))
 		digests = append(digests, s[:d.open.Width]...)
 		count++
 	}
-	if d.at == nil && count == 0 { // the tree is lower now: one node that matches none
-		d.listing.add(r.from)
+	if count == 0 { // the tree is lower now: one node that matches none
 		digests = append(digests, make([]byte, d.open.Width)...)
 		count++
 	}

@@ -1,6 +1,7 @@
 package delta
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 
@@ -10,15 +11,17 @@ import (
 
 // leafSender answers the last step of a descent: for each part, a range of keys
 // and the digests that the receiver holds of it, the objects that are not among
-// them, and which of the digests stand for nothing any more.
+// them, and which of the digests stand for nothing any more. It reads each key
+// at most once, whatever the receiver asks.
 type leafSender struct {
 	open    *Open
 	stretch stretchReader
 	begun   bool
 	last    bool // no more requests follow
-	done    bool // all is answered but the end
 	parts   []part
-	cut     []byte // where the part before cut a stretch in two
+	ahead   int    // what parts count for in the window
+	cut     []byte // where the part before cut a stretch in two, nil if it didn't
+	cutEnd  int    // the index that this stretch ends before
 
 	// The part being answered, parts[0].
 	held  map[desired.Digest]int32 // index of each digest held
@@ -26,6 +29,7 @@ type leafSender struct {
 	at    []byte                   // where to go on; nil at its beginning
 	sent  int                      // changes in the open frame that are of this part
 	ended []byte                   // the parts that end with the open frame
+	reads int                      // objects looked at for this answer
 }
 
 // part is one range of keys and the digests held of it.
@@ -40,54 +44,80 @@ func (l *leafSender) init(o *Open, n *nodes) {
 
 func (l *leafSender) pending() bool { return len(l.parts) > 0 || l.last }
 
-// receive reads a byte, 1 if this is the last message, and then parts:
+// done reports whether all is answered but the end.
+func (l *leafSender) done() bool { return len(l.parts) == 0 && l.last }
+
+// receive reads a byte, 1 if this is the last message, else 0, and then parts:
 //
 //	uvarint  nodes skipped, times 2, plus 1 if the part is cut short
 //	uvarint  nodes
 //	uvarint  bytes of the key to cut at, and the key; only if cut: the next part
 //	         goes on there, with the same nodes
 //	uvarint  digests, and the digests
+//
+// Only the last message may be without parts.
 func (l *leafSender) receive(b []byte) error {
 	if l.last {
 		return fmt.Errorf("%w: leaves after the last", ErrProtocol)
 	}
 	l.begun = true
 	r := reader{rest: b}
-	l.last = r.byte() == 1
+	flag := r.byte()
+	l.last = flag == 1
+	if flag > 1 || !l.last && len(r.rest) == 0 {
+		r.fail("leaves without parts, or of flags %#x", flag)
+	}
 	for len(r.rest) > 0 {
-		l.parts = append(l.parts, l.readPart(&r))
+		p := l.readPart(&r)
+		l.parts = append(l.parts, p)
+		l.ahead += partBytes + len(p.digests)
+	}
+	if l.last && l.cut != nil {
+		r.fail("a part was cut and not continued")
+	}
+	if l.ahead > 2*leavesWindow {
+		r.fail("%d bytes of leaves unanswered", l.ahead)
 	}
 	return r.err
 }
 
 func (l *leafSender) readPart(r *reader) part {
-	head := r.uvarint(2 * MaxNodes)
-	if l.cut != nil && head>>1 != 0 {
-		r.fail("a part was cut and not continued")
-	}
-	before := l.stretch.next
-	p := part{run: l.stretch.read(r, head>>1)}
+	head := r.uvarint(2*MaxNodes + 1)
+	gap := head >> 1
+	first := l.stretch.next + gap
+	p := part{run: l.stretch.read(r, gap)}
 	if l.cut != nil {
-		p.from, l.cut = l.cut, nil
+		if gap != 0 || l.stretch.next != l.cutEnd {
+			r.fail("a part was cut and not continued")
+		}
+		// The two sides may not see a stretch begin at the same key.
+		if bytes.Compare(p.from, l.cut) < 0 {
+			p.from = l.cut
+		}
 	}
 	if head&1 != 0 {
-		p.until = r.bytes(r.uvarint(desired.MaxKeyBytes))
-		l.cut, l.stretch.next = p.until, before+head>>1
-		if len(p.until) == 0 {
-			r.fail("a part is cut at no key")
+		cut := r.bytes(r.uvarint(desired.MaxKeyBytes))
+		if bytes.Compare(cut, l.cut) <= 0 {
+			r.fail("a part is cut where it begins")
 		}
+		if p.until == nil || bytes.Compare(cut, p.until) < 0 {
+			p.until = cut
+		}
+		l.cut, l.cutEnd, l.stretch.next = cut, l.stretch.next, first
+	} else {
+		l.cut = nil
 	}
 	p.digests = r.bytes(r.uvarint(PartDigests) * l.open.Width)
 	return p
 }
 
 func (l *leafSender) next(src Source, frame *FrameWriter) (Response, error) {
-	for len(l.parts) > 0 && !frame.Full() && len(l.ended) < FrameBytes {
+	l.reads = 0
+	for len(l.parts) > 0 && !l.full(frame) {
 		if err := l.answer(src, frame); err != nil {
 			return Response{}, err
 		}
 	}
-	l.done = l.last && len(l.parts) == 0
 	b := &Batch{Parts: l.ended}
 	l.ended, l.sent = nil, 0
 	if frame.Len() > 0 {
@@ -96,22 +126,30 @@ func (l *leafSender) next(src Source, frame *FrameWriter) (Response, error) {
 	return Response{Batch: b}, nil
 }
 
+// full reports whether the answer has to be closed before more is looked at.
+func (l *leafSender) full(frame *FrameWriter) bool {
+	return frame.Full() || len(l.ended) >= FrameBytes || l.reads >= maxReads
+}
+
 // answer adds to the frame what the first part asks for, as far as there is
 // room.
 func (l *leafSender) answer(src Source, frame *FrameWriter) error {
 	p := &l.parts[0]
+	from := p.from
 	if l.at == nil {
 		l.hold(p)
-		l.at = p.from
+	} else {
+		from = l.at
 	}
-	for row, err := range src.Rows(0, l.at, p.until) {
+	for row, err := range src.Rows(0, from, p.until) {
 		if err != nil {
 			return err
 		}
-		if frame.Full() {
-			l.at = append([]byte{}, row.Key...)
+		if l.full(frame) {
+			l.at = bytes.Clone(row.Key)
 			return nil
 		}
+		l.reads++
 		s := short(l.open.Seed, l.open.Width, (*desired.Digest)(&row.Digest))
 		if i, ok := l.held[s]; ok {
 			l.gone[i] = false
@@ -129,16 +167,23 @@ func (l *leafSender) answer(src Source, frame *FrameWriter) error {
 // hold indexes the digests of a part.
 func (l *leafSender) hold(p *part) {
 	n := len(p.digests) / l.open.Width
-	if l.held == nil {
-		l.held = make(map[desired.Digest]int32, n)
-	}
-	clear(l.held)
+	l.held = cleared(l.held)
 	l.gone = append(l.gone[:0], make([]bool, n)...)
 	for i := range n {
 		var d desired.Digest
 		copy(d[:], p.digests[i*l.open.Width:(i+1)*l.open.Width])
 		l.held[d], l.gone[i] = int32(i), true
 	}
+}
+
+// cleared returns m empty, or another where m is so large that to clear it, each
+// time for a few keys, would cost more than it saves.
+func cleared(m map[desired.Digest]int32) map[desired.Digest]int32 {
+	if m == nil || len(m) > 256 {
+		return map[desired.Digest]int32{}
+	}
+	clear(m)
+	return m
 }
 
 // add adds an object that the receiver does not hold; to compare, its digest
@@ -174,5 +219,6 @@ func (l *leafSender) endPart() {
 			before = i
 		}
 	}
+	l.ahead -= partBytes + len(l.parts[0].digests)
 	l.parts, l.at, l.sent = l.parts[1:], nil, 0
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"iter"
+	"maps"
 	"math/rand/v2"
 	"slices"
 
@@ -64,24 +65,24 @@ func (m *memory) rebuild() {
 	m.Memory = merkle.Memory{}
 	b := m.Shape().NewBuilder(m.Append)
 	var h desired.Hasher
-	m.keys = m.keys[:0]
-	for k := range m.objects {
-		m.keys = append(m.keys, k)
-	}
-	slices.Sort(m.keys)
+	m.keys = sortedKeys(m.objects)
 	for _, k := range m.keys {
 		d := h.Sum([]byte(k), m.objects[k])
-		m.Append(0, merkle.Row{Key: []byte(k), Digest: d, Count: 1})
-		if err := b.Add([]byte(k), d); err != nil {
-			panic(err)
-		}
+		must(m.Append(0, merkle.Row{Key: []byte(k), Digest: d, Count: 1}))
+		must(b.Add([]byte(k), d))
 	}
 	root, _, err := b.Finish()
+	must(err)
+	m.head.Root, m.head.Objects = root.Digest, root.Count
+}
+
+func must(err error) {
 	if err != nil {
 		panic(err)
 	}
-	m.head.Root, m.head.Objects = root.Digest, root.Count
 }
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
 
 func (m *memory) Head() desired.Head  { return m.head }
 func (m *memory) Shape() merkle.Shape { return merkle.Shape{Salt: m.salt} }
@@ -140,3 +141,54 @@ func scatter(r *rand.Rand, m *memory, n int) map[string]desired.Envelope {
 }
 
 var codec = delta.NewCodec()
+
+// numbered returns a set of n objects whose tree has the height, and at least
+// three nodes below the root: with salts taken in turn, until one does that.
+func numbered(n, height int) *memory {
+	changes := map[string]desired.Envelope{}
+	for i := range n {
+		changes[numberedKey(i)] = envelope("value %d", i)
+	}
+	for salt := uint64(1); ; salt++ {
+		shape, levels := merkle.Shape{Salt: salt}, [merkle.MaxLevel + 1]int{} // boundaries by level
+		for key := range changes {                                            // each starts a node at the levels up to its own
+			for l := range shape.Level([]byte(key)) {
+				levels[l+1]++
+			}
+		}
+		if levels[height] == 0 && (height == 1 || levels[height-1] > 1) {
+			m := newMemory(salt)
+			m.commit(changes)
+			return m
+		}
+	}
+}
+
+func numberedKey(i int) string { return fmt.Sprintf("svc/%03d/obj/%06d", i/100, i) }
+
+// width returns how many nodes a level has.
+func (m *memory) width(level int) (n int) {
+	for range m.Rows(level, nil, nil) {
+		n++
+	}
+	return n
+}
+
+// counting is a source that counts the objects that are read of it.
+type counting struct {
+	*memory
+	reads int
+}
+
+func (c *counting) Rows(level int, from, until []byte) iter.Seq2[merkle.Row, error] {
+	return func(yield func(merkle.Row, error) bool) {
+		for row, err := range c.memory.Rows(level, from, until) {
+			if level == 0 {
+				c.reads++
+			}
+			if !yield(row, err) {
+				return
+			}
+		}
+	}
+}

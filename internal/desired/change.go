@@ -1,5 +1,7 @@
 package desired
 
+import "encoding/binary"
+
 // Change is the new state of one object. Streams of changes are ordered by key,
 // strictly ascending.
 type Change struct {
@@ -16,8 +18,6 @@ func (c Change) Deleted() bool { return c.Envelope == nil }
 // PayloadBytes returns the bytes of c's key, head and value: the least that has
 // to cross a wire that doesn't compress.
 func (c Change) PayloadBytes() int {
-	if c.Envelope == nil {
-		return len(c.Key)
-	}
-	return len(c.Key) + len(c.Envelope) - 1
+	_, size := binary.Uvarint(c.Envelope)
+	return len(c.Key) + len(c.Envelope) - max(0, size)
 }

@@ -33,18 +33,16 @@ type Envelope []byte
 // It returns an error that matches ErrInvalid if o exceeds a limit, names a key
 // twice in After, or comes after itself. It does not check o.Key otherwise.
 func Encode(o Object) (Envelope, error) {
-	if len(o.Value) > MaxValueBytes {
-		return nil, fmt.Errorf("%w value of %q: %d bytes, at most %d are allowed", ErrInvalid, o.Key, len(o.Value), MaxValueBytes)
+	key := []byte(o.Key)
+	if err := checkValue(key, o.Value); err != nil {
+		return nil, err // before it is copied
 	}
 	head := encodeHead(o)
-	env := make([]byte, 0, binary.MaxVarintLen32+len(head)+len(o.Value))
+	env := make(Envelope, 0, uvarintLen(uint64(len(head)))+len(head)+len(o.Value))
 	env = binary.AppendUvarint(env, uint64(len(head)))
 	env = append(env, head...)
 	env = append(env, o.Value...)
-	if len(head) == 0 {
-		return env, nil
-	}
-	if err := CheckEnvelope([]byte(o.Key), env); err != nil {
+	if err := CheckEnvelope(key, env); err != nil {
 		return nil, err
 	}
 	return env, nil
@@ -77,7 +75,8 @@ func (e Envelope) Split() (head, value []byte, err error) {
 	if size <= 0 || size != uvarintLen(n) || n > uint64(len(e)-size) {
 		return nil, nil, fmt.Errorf("%w envelope: its head does not fit", ErrInvalid)
 	}
-	return e[size : size+int(n)], e[size+int(n):], nil
+	end := size + int(n)
+	return e[size:end:end], e[end:], nil
 }
 
 // Object returns the readable form of the envelope under key; Value shares the
@@ -85,39 +84,62 @@ func (e Envelope) Split() (head, value []byte, err error) {
 // ErrInvalid.
 func (e Envelope) Object(key []byte) (Object, error) {
 	o := Object{Key: string(key)}
-	head, value, err := e.Split()
+	value, err := e.decode(key, func(name, value []byte) {
+		if o.Attributes == nil {
+			o.Attributes = map[string]string{}
+		}
+		o.Attributes[string(name)] = string(value)
+	}, func(key []byte) {
+		o.After = append(o.After, string(key))
+	})
 	if err != nil {
 		return Object{}, err
 	}
-	if len(value) > MaxValueBytes {
-		return Object{}, fmt.Errorf("%w value of %q: %d bytes, at most %d are allowed", ErrInvalid, key, len(value), MaxValueBytes)
-	}
 	o.Value = value
-	if len(head) == 0 {
-		return o, nil
-	}
-	d := headDecoder{rest: head}
-	o.Attributes = d.attributes()
-	o.After = d.after(key)
-	if d.err == nil && (len(d.rest) > 0 || len(o.Attributes)+len(o.After) == 0) {
-		d.fail("its head has bytes left over")
-	}
-	if d.err != nil {
-		return Object{}, fmt.Errorf("object %q: %w", key, d.err)
-	}
 	return o, nil
 }
 
 // CheckEnvelope returns nil if e is a canonical envelope within the limits for
-// an object named key, or an error that matches ErrInvalid.
+// an object named key, or an error that matches ErrInvalid. It allocates only
+// for an error.
 func CheckEnvelope(key []byte, e Envelope) error {
-	if len(e) > 0 && e[0] == 0 && len(e)-1 <= MaxValueBytes {
-		return nil // no head: the common case costs nothing
-	}
-	_, err := e.Object(key)
+	_, err := e.decode(key, func(_, _ []byte) {}, func([]byte) {})
 	return err
 }
 
+// decode hands what is in the head to attribute and after, in its order, and
+// returns the value.
+func (e Envelope) decode(self []byte, attribute func(name, value []byte), after func(key []byte)) ([]byte, error) {
+	head, value, err := e.Split()
+	if err != nil {
+		return nil, err
+	}
+	if err := checkValue(self, value); err != nil {
+		return nil, err
+	}
+	if len(head) == 0 {
+		return value, nil
+	}
+	d := headDecoder{rest: head}
+	n := d.attributes(attribute) + d.after(self, after)
+	if d.err == nil && (len(d.rest) > 0 || n == 0) {
+		d.fail("its head holds nothing, or has bytes left over")
+	}
+	if d.err != nil {
+		return nil, fmt.Errorf("object %q: %w", self, d.err)
+	}
+	return value, nil
+}
+
+func checkValue(key, value []byte) error {
+	if len(value) > MaxValueBytes {
+		return fmt.Errorf("%w value of %q: %d bytes, at most %d are allowed", ErrInvalid, key, len(value), MaxValueBytes)
+	}
+	return nil
+}
+
+// headDecoder reads the fields of a head. After the first failure it reads
+// zeros and keeps the error.
 type headDecoder struct {
 	rest []byte
 	err  error
@@ -146,57 +168,55 @@ func (d *headDecoder) count(what string, most int) int {
 	return int(n)
 }
 
-func (d *headDecoder) text(what string, most int) string {
+func (d *headDecoder) text(what string, most int) []byte {
 	n := d.count(what, most)
 	if n > len(d.rest) {
 		d.fail("%s: cut short", what)
-		return ""
-	}
-	s := string(d.rest[:n])
-	d.rest = d.rest[n:]
-	return s
-}
-
-func (d *headDecoder) attributes() map[string]string {
-	n := d.count("attributes", MaxAttributes)
-	if n == 0 {
 		return nil
 	}
-	all := make(map[string]string, n)
-	for last, i := "", 0; i < n && d.err == nil; i++ {
+	b := d.rest[:n]
+	d.rest = d.rest[n:]
+	return b
+}
+
+func (d *headDecoder) attributes(add func(name, value []byte)) int {
+	n := d.count("attributes", MaxAttributes)
+	var last []byte
+	for range n {
 		name := d.text("name of an attribute", MaxAttributeBytes)
-		if name <= last {
+		value := d.text("attribute", MaxAttributeBytes)
+		if bytes.Compare(name, last) <= 0 {
 			d.fail("attribute %q is empty or out of order", name)
 		}
-		all[name] = d.text("attribute", MaxAttributeBytes)
+		if d.err != nil {
+			return 0
+		}
+		add(name, value)
 		last = name
 	}
-	return all
+	return n
 }
 
-func (d *headDecoder) after(self []byte) []string {
+func (d *headDecoder) after(self []byte, add func(key []byte)) int {
 	n := d.count("after", MaxAfter)
-	if n == 0 {
-		return nil
-	}
-	all := make([]string, 0, n)
-	for last := ""; len(all) < n && d.err == nil; {
+	var last []byte
+	for range n {
 		key := d.text("key in after", MaxKeyBytes)
-		switch {
-		case d.err != nil:
-		case key <= last:
+		switch err := CheckKey(key); {
+		case err != nil:
+			d.fail("after: %v", err)
+		case bytes.Compare(key, last) <= 0:
 			d.fail("after names %q twice or out of order", key)
-		case bytes.Equal([]byte(key), self):
+		case bytes.Equal(key, self):
 			d.fail("the object comes after itself")
-		default:
-			if err := CheckKey([]byte(key)); err != nil {
-				d.fail("after: %v", err)
-			}
 		}
-		all = append(all, key)
+		if d.err != nil {
+			return 0
+		}
+		add(key)
 		last = key
 	}
-	return all
+	return n
 }
 
 func uvarintLen(n uint64) int {

@@ -1,0 +1,308 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"espalier/agent"
+	"espalier/internal/desired"
+	"espalier/server"
+	"espalier/store"
+)
+
+// PollOptions says what RunPoll measures.
+type PollOptions struct {
+	// Agents is how many agents there are, each with a connection of its own; 0:
+	// DefaultAgents.
+	Agents int
+	// Concurrency is how many of them poll at the same time; 0: all.
+	Concurrency int
+	// Duration is how long the run takes; 0: DefaultPollDuration.
+	Duration time.Duration
+	Observer Observer
+}
+
+// The defaults of PollOptions.
+const (
+	DefaultAgents       = 64
+	DefaultPollDuration = 10 * time.Second
+)
+
+// PollReport is the outcome of RunPoll.
+type PollReport struct {
+	Machine
+	Agents      int     `json:"agents"`
+	Concurrency int     `json:"concurrency"`
+	Seconds     float64 `json:"seconds"`
+	// Poll is a poll by an agent whose set has not changed, Empty a unary gRPC
+	// call that carries nothing, over connections with the same options.
+	Poll  CallCost `json:"poll"`
+	Empty CallCost `json:"empty"`
+	// Pairs is how often a slice of polls was paired with one of empty calls, and
+	// CPURatio the median of their ratios.
+	Pairs    int     `json:"pairs"`
+	CPURatio float64 `json:"cpu_ratio"`
+}
+
+// CallCost is what one call takes, client and server together; the medians over
+// slices of the run.
+type CallCost struct {
+	PerSecond  float64 `json:"per_second"`
+	CPUSeconds float64 `json:"cpu_seconds"`
+	// Sent and Received are the client's bytes on the connection.
+	Sent     float64 `json:"bytes_sent"`
+	Received float64 `json:"bytes_received"`
+}
+
+// slice is how long one kind of call is made before it is the other's turn:
+// short, so that both meet the same state of the machine.
+const slice = 200 * time.Millisecond
+
+// RunPoll lets agents poll that have nothing to fetch, in turns with empty gRPC
+// calls. It returns an error that matches desired.ErrInvalid if the options make
+// no sense.
+func RunPoll(ctx context.Context, o PollOptions) (PollReport, error) {
+	o.setDefaults()
+	report := PollReport{
+		Machine: thisMachine(), Agents: o.Agents, Concurrency: o.Concurrency, Seconds: o.Duration.Seconds(),
+	}
+	if err := o.check(); err != nil {
+		return report, err
+	}
+	err := inFolder(ctx, "", func(dir string) error {
+		polls, err := newPolls(ctx, dir, o.Agents)
+		if err != nil {
+			return err
+		}
+		empties, err := newEmpties(ctx, o.Agents)
+		if err == nil {
+			err = errors.Join(o.run(ctx, &report, polls, empties), empties.Close())
+		}
+		return errors.Join(err, polls.Close())
+	})
+	return report, err
+}
+
+func (o *PollOptions) setDefaults() {
+	if o.Agents == 0 {
+		o.Agents = DefaultAgents
+	}
+	if o.Concurrency == 0 {
+		o.Concurrency = o.Agents
+	}
+	if o.Duration == 0 {
+		o.Duration = DefaultPollDuration
+	}
+}
+
+func (o *PollOptions) check() error {
+	switch {
+	case o.Agents < 1 || o.Agents > MaxAgents:
+		return fmt.Errorf("%w number of agents %d: want 1 to %d", desired.ErrInvalid, o.Agents, MaxAgents)
+	case o.Concurrency < 1 || o.Concurrency > o.Agents:
+		return fmt.Errorf("%w concurrency %d: want 1 to %d, the number of agents", desired.ErrInvalid, o.Concurrency, o.Agents)
+	case o.Duration < 2*slice || o.Duration > MaxPollDuration:
+		return fmt.Errorf("%w duration %v: want %v to %v", desired.ErrInvalid, o.Duration, 2*slice, MaxPollDuration)
+	}
+	return nil
+}
+
+// caller makes calls of one kind.
+type caller struct {
+	wire *meteredListener
+	// call makes one call as the client i; different clients may call at the same
+	// time.
+	call func(ctx context.Context, i int) error
+	// closers stop what is behind it, in that order.
+	closers []func() error
+}
+
+func (c *caller) Close() error {
+	var errs []error
+	for _, fn := range c.closers {
+		errs = append(errs, fn())
+	}
+	return errors.Join(errs...)
+}
+
+// warm makes a few calls as each client.
+func (c *caller) warm(ctx context.Context, clients int) error {
+	for range 3 {
+		for i := range clients {
+			if err := c.call(ctx, i); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// run makes slices of both kinds of calls by turns, and in turn first.
+func (o *PollOptions) run(ctx context.Context, report *PollReport, polls, empties *caller) error {
+	pairs := int(o.Duration / (2 * slice))
+	var poll, empty []CallCost
+	var ratios []float64
+	for i := -1; i < pairs; i++ { // the first pair warms up
+		a, b := polls, empties
+		if i%2 != 0 {
+			a, b = b, a
+		}
+		first, err := o.slice(ctx, a)
+		if err != nil {
+			return err
+		}
+		second, err := o.slice(ctx, b)
+		if err != nil {
+			return err
+		}
+		if i < 0 {
+			continue
+		}
+		if i%2 != 0 {
+			first, second = second, first
+		}
+		poll, empty = append(poll, first), append(empty, second)
+		ratios = append(ratios, first.CPUSeconds/second.CPUSeconds)
+		o.Observer.progress("polling", uint64(i+1), uint64(pairs))
+	}
+	o.Observer.finished()
+	report.Pairs, report.CPURatio = pairs, median(ratios)
+	report.Poll, report.Empty = medianCall(poll), medianCall(empty)
+	return nil
+}
+
+// slice makes calls of one kind for a short time.
+func (o *PollOptions) slice(ctx context.Context, c *caller) (CallCost, error) {
+	var calls atomic.Int64
+	errs := make([]error, o.Concurrency)
+	var workers sync.WaitGroup
+	before, cpu, start := c.wire.traffic(), cpuTime(), time.Now()
+	for w := range o.Concurrency {
+		workers.Go(func() {
+			n := int64(0)
+			for i := w; errs[w] == nil && time.Since(start) < slice; n++ {
+				errs[w] = c.call(ctx, i)
+				if i += o.Concurrency; i >= o.Agents {
+					i = w
+				}
+			}
+			calls.Add(n)
+		})
+	}
+	workers.Wait()
+	took, used, crossed := time.Since(start), cpuTime()-cpu, c.wire.traffic().since(before)
+	n := float64(calls.Load())
+	return CallCost{
+		PerSecond: n / took.Seconds(), CPUSeconds: used.Seconds() / n,
+		Sent: float64(crossed.received) / n, Received: float64(crossed.sent) / n,
+	}, errors.Join(errs...)
+}
+
+func medianCall(costs []CallCost) CallCost {
+	return CallCost{
+		PerSecond:  medianOf(costs, func(c CallCost) float64 { return c.PerSecond }),
+		CPUSeconds: medianOf(costs, func(c CallCost) float64 { return c.CPUSeconds }),
+		Sent:       medianOf(costs, func(c CallCost) float64 { return c.Sent }),
+		Received:   medianOf(costs, func(c CallCost) float64 { return c.Received }),
+	}
+}
+
+// newPolls returns the polls of agents that mirror one set, which is current.
+func newPolls(ctx context.Context, dir string, agents int) (*caller, error) {
+	w, err := openWorld(ctx, dir)
+	if err != nil {
+		return nil, err
+	}
+	all := make([]*agent.Agent, 0, agents)
+	c := &caller{wire: w.wire, closers: []func() error{
+		func() error {
+			var errs []error
+			for _, a := range all {
+				errs = append(errs, a.Close())
+			}
+			return errors.Join(errs...)
+		},
+		w.Close,
+	}}
+	c.call = func(ctx context.Context, i int) error {
+		r, err := all[i].Sync(ctx)
+		if err == nil && r.Sets[0].Head.Number == 0 {
+			err = errors.New("an agent has no mirror")
+		}
+		return err
+	}
+	err = func() error {
+		set, err := NewWorkload(Size{Objects: serviceObjects, ValueBytes: 100})
+		if err != nil {
+			return err
+		}
+		if _, err := w.store.Commit(ctx, setName, store.Commit{Changes: set.Objects(ctx, nil)}); err != nil {
+			return err
+		}
+		for i := range agents {
+			host := desired.Name(fmt.Sprintf("host-%04d", i))
+			a, err := agent.Open(agent.Options{
+				Host: host, Sets: []desired.Name{setName}, Dir: filepath.Join(dir, string(host)),
+				Server: w.address(), Logger: quiet(),
+			})
+			if err != nil {
+				return err
+			}
+			all = append(all, a)
+		}
+		return c.warm(ctx, agents)
+	}()
+	if err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return c, nil
+}
+
+// newEmpties returns empty gRPC calls, over connections with the options that
+// those of server and agent have.
+func newEmpties(ctx context.Context, clients int) (*caller, error) {
+	l, err := listen()
+	if err != nil {
+		return nil, fmt.Errorf("listen: %w", err)
+	}
+	g := grpc.NewServer(
+		grpc.StaticStreamWindowSize(server.StreamWindow), grpc.StaticConnWindowSize(server.ConnWindow),
+		grpc.MaxConcurrentStreams(server.MaxStreams), grpc.MaxHeaderListSize(server.MaxHeaderBytes),
+	)
+	g.RegisterService(&emptyService, nil)
+	served := make(chan error, 1)
+	go func() { served <- g.Serve(l) }()
+	conns := make([]*grpc.ClientConn, 0, clients)
+	c := &caller{wire: l, closers: []func() error{
+		func() error {
+			var errs []error
+			for _, conn := range conns {
+				errs = append(errs, conn.Close())
+			}
+			return errors.Join(errs...)
+		},
+		func() error {
+			g.Stop()
+			return <-served
+		},
+	}}
+	c.call = func(ctx context.Context, i int) error { return callEmpty(ctx, conns[i]) }
+	for range clients {
+		conn, err := dialEmpty(l.Addr().String())
+		if err != nil {
+			return nil, errors.Join(err, c.Close())
+		}
+		conns = append(conns, conn)
+	}
+	if err := c.warm(ctx, clients); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return c, nil
+}

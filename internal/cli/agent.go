@@ -1,0 +1,139 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"espalier/agent"
+	"espalier/internal/desired"
+)
+
+func (a *app) agentCommand() *cobra.Command {
+	var host string
+	var once bool
+	var timeout time.Duration
+	o := agent.Options{Probe: probe}
+	c := &cobra.Command{
+		Use:   "agent --host NAME --data DIR",
+		Short: "Mirror this host's desired state",
+		Args:  exactArgs(),
+		RunE: func(c *cobra.Command, _ []string) error {
+			var err error
+			if o.Host, err = desired.ParseName(host); err != nil {
+				return misuse{err}
+			}
+			if timeout != 0 && !once {
+				return misusef("--timeout goes with --once")
+			}
+			if err := a.remote.check(); err != nil {
+				return err
+			}
+			o.Server, o.Logger = a.remote.address, a.logger()
+			if once {
+				return a.agentOnce(c.Context(), o, timeout)
+			}
+			return a.runAgent(c.Context(), o)
+		},
+	}
+	c.Flags().StringVar(&host, "host", "", "this host's name")
+	c.Flags().StringVar(&o.Dir, "data", "", "folder that holds the mirror; made if need be")
+	c.Flags().BoolVar(&once, "once", false, "sync, report, and end")
+	c.Flags().DurationVar(&timeout, "timeout", 0, "with --once: give up after this; 0: never")
+	c.Flags().DurationVar(&o.Interval, "interval", 0, "time between polls; 0: what the server says")
+	a.remote.addFlags(c)
+	required(c, "host", "data")
+	return c
+}
+
+func (a *app) runAgent(ctx context.Context, o agent.Options) error {
+	g, err := agent.Open(o)
+	if err != nil {
+		return err
+	}
+	o.Logger.Info("following", "host", o.Host, "server", o.Server)
+	err = g.Run(ctx)
+	o.Logger.Info("stopped")
+	return errors.Join(err, g.Close())
+}
+
+// onceDocument is the outcome of agent --once for programs.
+type onceDocument struct {
+	Host          desired.Name      `json:"host"`
+	Sets          []onceSetDocument `json:"sets"`
+	BytesSent     uint64            `json:"bytes_sent"`
+	BytesReceived uint64            `json:"bytes_received"`
+	RoundTrips    int               `json:"round_trips"`
+	Seconds       float64           `json:"seconds"`
+	Applied       uint64            `json:"applied"`
+	Failed        uint64            `json:"failed"`
+}
+
+type onceSetDocument struct {
+	Set      desired.Name `json:"set"`
+	Epoch    string       `json:"epoch"`
+	Revision uint64       `json:"revision"`
+	Root     string       `json:"root"`
+	Objects  uint64       `json:"objects"`
+	Mode     string       `json:"mode"`
+	Upserts  uint64       `json:"upserts"`
+	Deletes  uint64       `json:"deletes"`
+	Error    string       `json:"error,omitempty"`
+}
+
+func (a *app) agentOnce(ctx context.Context, o agent.Options, timeout time.Duration) error {
+	if timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, timeout)
+		defer cancel()
+	}
+	bar := a.progress("receiving")
+	o.Progress = func(_ desired.Name, done, total uint64) { bar.Update(done, total) }
+	g, err := agent.Open(o)
+	if err != nil {
+		return err
+	}
+	report, err := g.Sync(ctx)
+	bar.Finish()
+	err = errors.Join(err, g.Close())
+	d := onceDocument{
+		Host: report.Host, BytesSent: report.BytesSent, BytesReceived: report.BytesReceived,
+		RoundTrips: report.RoundTrips, Seconds: report.Duration.Seconds(),
+	}
+	for _, s := range report.Sets {
+		set := onceSetDocument{
+			Set: s.Set, Epoch: s.Head.Epoch.String(), Revision: s.Head.Number, Root: s.Head.Root.String(),
+			Objects: s.Head.Objects, Mode: s.Mode.String(), Upserts: s.Upserts, Deletes: s.Deletes,
+		}
+		if s.Err != nil {
+			set.Error = s.Err.Error()
+		}
+		d.Sets = append(d.Sets, set)
+	}
+	if printing := a.printOnce(d); err == nil {
+		err = printing
+	}
+	return err
+}
+
+func (a *app) printOnce(d onceDocument) error {
+	if a.output == "json" {
+		return a.document(d)
+	}
+	for _, s := range d.Sets {
+		if s.Error != "" {
+			continue // the error is the command's
+		}
+		_, err := fmt.Fprintf(a.Out, "%s is at revision %d, %s (%s upserts, %s deletes): %s objects, root %s\n",
+			s.Set, s.Revision, s.Mode, grouped(s.Upserts), grouped(s.Deletes), grouped(s.Objects), s.Root)
+		if err != nil {
+			return err
+		}
+	}
+	_, err := fmt.Fprintf(a.Out, "sent %s, received %s in %d round trips and %.3f s\n",
+		size(d.BytesSent), size(d.BytesReceived), d.RoundTrips, d.Seconds)
+	return err
+}

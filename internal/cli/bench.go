@@ -1,0 +1,248 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/jedib0t/go-pretty/v6/table"
+	"github.com/jedib0t/go-pretty/v6/text"
+	"github.com/spf13/cobra"
+
+	"espalier/bench"
+	"espalier/internal/desired"
+	"espalier/internal/publish"
+	espalierv1 "espalier/proto/espalier/v1"
+)
+
+func (a *app) benchCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "bench",
+		Short: "Measure what transfers, commits and polls take",
+		Long: "Measures a real server and real agents over loopback in one process, on made-up sets in a\n" +
+			"temporary folder that is removed at the end (TMPDIR says where). Times depend on the machine;\n" +
+			"the ratios are taken within one run.",
+		Args: func(c *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return misusef("unknown benchmark %q\nsee '%s --help'", args[0], c.CommandPath())
+			}
+			return nil
+		},
+		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
+	}
+	c.AddCommand(a.benchTransferCommand(), a.benchCommitCommand(), a.benchPollCommand())
+	return c
+}
+
+// sizeFlags adds the flags that describe a set.
+func sizeFlags(c *cobra.Command, s *bench.Size) {
+	c.Flags().IntVar(&s.Objects, "objects", 1_000_000, "number of objects")
+	c.Flags().IntVar(&s.ValueBytes, "value-bytes", 100, "bytes of each value; they don't compress")
+	c.Flags().Uint64Var(&s.Seed, "seed", 1, "what the objects and changes are made from")
+}
+
+func (a *app) benchTransferCommand() *cobra.Command {
+	o := bench.TransferOptions{Baselines: true, Apply: applyJSONL}
+	c := &cobra.Command{
+		Use:   "transfer",
+		Short: "Bytes, round trips and time for an agent to follow a set",
+		Long: "Measures what it takes an agent to follow a set: bytes on the TCP connection in both directions,\n" +
+			"with HTTP/2's framing, against the keys and values of what changed. The time is from the commit to\n" +
+			"a verified and durable mirror. After each case both ends hold the same root and number of objects.\n" +
+			"'load', 'apply-jsonl' and 'full' are held against a load of the same keys and values into plain bbolt, in the same\n" +
+			"folder, sorted, in batches, synced once.\n\n" +
+			"Cases, in their order: " + strings.Join(bench.Cases(), ", ") + ".\n" +
+			"'warm' follows a commit over a live connection, 'descent' one whose history the server has lost,\n" +
+			"'corrupt' fetches values that were flipped in the mirror's file. A tenth of the changes are inserts,\n" +
+			"a tenth deletions; a case changes a tenth of the set at most.",
+		Args: exactArgs(),
+		RunE: func(c *cobra.Command, _ []string) error {
+			o.Observer = a.observer()
+			report, err := bench.RunTransfer(c.Context(), o)
+			if err != nil {
+				return interrupted(err)
+			}
+			if a.output == "json" {
+				return a.document(report)
+			}
+			return a.printTransfer(report)
+		},
+	}
+	sizeFlags(c, &o.Size)
+	c.Flags().StringSliceVar(&o.Cases, "cases", nil, "cases to measure, separated by commas (default all)")
+	c.Flags().IntVar(&o.Rounds, "rounds", 3, "how often each case is measured; the table has the medians")
+	return c
+}
+
+// applyJSONL publishes a file to a set, as the command apply does.
+func applyJSONL(ctx context.Context, address string, set desired.Name, path string) error {
+	in, err := publish.Read(ctx, path, nil, publish.ReadOptions{TempDir: filepath.Dir(path)})
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	r := remote{address: address, insecure: true}
+	conn, err := r.dial()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	to := publish.Server{
+		Operator: espalierv1.NewOperatorServiceClient(conn), Sync: espalierv1.NewSyncServiceClient(conn),
+	}
+	_, err = publish.Apply(ctx, to, in, publish.Options{Set: set})
+	return err
+}
+
+// figures returns a table whose columns but the first are numbers.
+func (a *app) figures(header ...any) table.Writer {
+	t := a.table(header...)
+	columns := make([]table.ColumnConfig, len(header)-1)
+	for i := range columns {
+		columns[i] = table.ColumnConfig{Number: i + 2, Align: text.AlignRight, AlignHeader: text.AlignRight}
+	}
+	t.SetColumnConfigs(columns)
+	return t
+}
+
+func (a *app) printTransfer(r bench.TransferReport) error {
+	t := a.figures("CASE", "CHANGED", "SENT", "RECEIVED", "PAYLOAD", "OVER PAYLOAD", "RATIO", "TRIPS", "TIME", "MODE", "PEAK HEAP", "X BBOLT")
+	for _, row := range r.Rows {
+		sent, received, over, ratio, trips, against := "", "", "", "", "", ""
+		if row.Sent > 0 {
+			sent, received = grouped(row.Sent), grouped(row.Received)
+			over = signed(row.OverPayload)
+		}
+		if row.RoundTrips > 0 {
+			trips = fmt.Sprint(row.RoundTrips)
+		}
+		if row.Ratio > 0 {
+			ratio = fmt.Sprintf("%.3f", row.Ratio)
+		}
+		if row.Baseline != nil {
+			against = fmt.Sprintf("%.2f", row.Baseline.Ratio)
+		}
+		t.AppendRow([]any{
+			row.Case, grouped(row.Changed), sent, received, grouped(row.Payload), over, ratio, trips,
+			duration(row.Seconds), row.Mode, mebibytes(row.PeakHeap), against,
+		})
+	}
+	t.Render()
+	_, err := fmt.Fprintf(a.Out, "\n%s\nBytes are exact, medians of %d. In the end: %s objects, root %s.\n",
+		describe(r.Machine, r.Size), r.Rounds, grouped(r.Count), r.Root)
+	return err
+}
+
+// describe says what was measured on.
+func describe(m bench.Machine, s bench.Size) string {
+	return fmt.Sprintf("%s objects with values of %d bytes, seed %d; %s, %d CPUs, %s.",
+		grouped(uint64(s.Objects)), s.ValueBytes, s.Seed, m.System, m.CPUs, m.Go)
+}
+
+// signed is grouped for what may be negative.
+func signed(n int64) string {
+	if n < 0 {
+		return "-" + grouped(uint64(-n))
+	}
+	return grouped(uint64(n))
+}
+
+func (a *app) benchCommitCommand() *cobra.Command {
+	var o bench.CommitOptions
+	c := &cobra.Command{
+		Use:   "commit",
+		Short: "Time, CPU, pages and bytes that commits write, against plain bbolt",
+		Long: "Commits changes to a set, and makes the same puts and deletes of keys and values in a plain bbolt\n" +
+			"file that was filled the same way, in turns; all figures are medians. Then compares commits of one\n" +
+			"change to a small set and to a large one, in memory where there is room, so that the CPU's time\n" +
+			"is without that of syncing.",
+		Args: exactArgs(),
+		RunE: func(c *cobra.Command, _ []string) error {
+			o.Observer = a.observer()
+			report, err := bench.RunCommit(c.Context(), o)
+			if err != nil {
+				return interrupted(err)
+			}
+			if a.output == "json" {
+				return a.document(report)
+			}
+			return a.printBenchCommit(report)
+		},
+	}
+	sizeFlags(c, &o.Size)
+	c.Flags().IntVar(&o.Rounds, "rounds", 5, "how often each kind of commit is made; small ones more often")
+	c.Flags().IntVar(&o.Large, "objects-large", 0, "objects of the large set that growth is measured on (default --objects)")
+	return c
+}
+
+func (a *app) printBenchCommit(r bench.CommitReport) error {
+	t := a.figures("CASE", "COMMITS", "TIME", "BBOLT", "CPU", "BBOLT", "PAGES", "BBOLT", "X BBOLT", "WRITTEN", "BBOLT", "PEAK HEAP")
+	for _, row := range r.Rows {
+		t.AppendRow([]any{
+			row.What, row.Commits, duration(row.Store.Seconds), duration(row.Plain.Seconds),
+			duration(row.Store.CPUSeconds), duration(row.Plain.CPUSeconds),
+			grouped(row.Store.Pages), grouped(row.Plain.Pages), fmt.Sprintf("%.2f", row.PagesRatio),
+			size(row.Store.Bytes), size(row.Plain.Bytes), mebibytes(row.PeakHeap),
+		})
+	}
+	t.Render()
+	g := r.Growth
+	synced := "without syncing"
+	if !g.InMemory {
+		synced = "syncing included"
+	}
+	_, err := fmt.Fprintf(a.Out, "\n%s\nGrowth: a commit of 1 change writes %d pages and takes %s of CPU (%s) at %s objects,\n"+
+		"%d pages and %s at %s: %.2f times the pages, %.2f times the CPU.\n",
+		describe(r.Machine, r.Size),
+		g.Small.Pages, duration(g.Small.CPUSeconds), synced, grouped(uint64(g.Small.Objects)),
+		g.Large.Pages, duration(g.Large.CPUSeconds), grouped(uint64(g.Large.Objects)), g.PagesRatio, g.CPURatio)
+	return err
+}
+
+func (a *app) benchPollCommand() *cobra.Command {
+	var o bench.PollOptions
+	var seconds float64
+	c := &cobra.Command{
+		Use:   "poll",
+		Short: "Idle polls a second, and their CPU and bytes, against empty gRPC calls",
+		Long: "Lets agents poll that have nothing to fetch, each over a connection of its own, in turns with empty\n" +
+			"unary gRPC calls over as many connections with the same options. CPU is that of both ends together,\n" +
+			"in the process and in the system; all figures are medians over short slices of the run.",
+		Args: exactArgs(),
+		RunE: func(c *cobra.Command, _ []string) error {
+			o.Duration = time.Duration(min(seconds, bench.MaxPollDuration.Seconds()+1) * float64(time.Second))
+			return a.benchPoll(c.Context(), o)
+		},
+	}
+	c.Flags().IntVar(&o.Agents, "agents", bench.DefaultAgents, "number of agents")
+	c.Flags().IntVar(&o.Concurrency, "concurrency", 0, "how many of them poll at a time (default all)")
+	c.Flags().Float64Var(&seconds, "seconds", bench.DefaultPollDuration.Seconds(), "how long to measure")
+	return c
+}
+
+func (a *app) benchPoll(ctx context.Context, o bench.PollOptions) error {
+	o.Observer = a.observer()
+	report, err := bench.RunPoll(ctx, o)
+	if err != nil {
+		return interrupted(err)
+	}
+	if a.output == "json" {
+		return a.document(report)
+	}
+	t := a.figures("CALL", "PER SECOND", "CPU, BOTH ENDS", "SENT", "RECEIVED", "BOTH WAYS")
+	add := func(name string, c bench.CallCost) {
+		t.AppendRow([]any{
+			name, grouped(uint64(c.PerSecond)), fmt.Sprintf("%.1f µs", c.CPUSeconds*1e6),
+			fmt.Sprintf("%.0f B", c.Sent), fmt.Sprintf("%.0f B", c.Received), fmt.Sprintf("%.0f B", c.Sent+c.Received),
+		})
+	}
+	add("idle poll", report.Poll)
+	add("empty call", report.Empty)
+	t.Render()
+	_, err = fmt.Fprintf(a.Out, "\nAn idle poll takes %.2f times the CPU of an empty call, the median of %d pairs.\n"+
+		"%d agents, %d at a time, a connection each; %s, %d CPUs, %s.\n",
+		report.CPURatio, report.Pairs, report.Agents, report.Concurrency, report.System, report.CPUs, report.Go)
+	return err
+}

@@ -1,0 +1,164 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"espalier/bench"
+)
+
+// demoCases are what the demo shows, in the order of bench.Cases.
+var demoCases = []string{
+	"load", "full", "warm-1", "warm-100", "warm-100-clustered", "warm-10000", "warm-10000-clustered",
+	"delete-1", "descent-100", "corrupt", "idle",
+}
+
+func (a *app) demoCommand() *cobra.Command {
+	o := bench.TransferOptions{Cases: demoCases}
+	c := &cobra.Command{
+		Use:   "demo",
+		Short: "Sync a million objects to an agent, change some, and show what crosses the wire",
+		Long: "Runs a server and an agent in one process, over loopback, with data in a temporary folder that\n" +
+			"is removed at the end (TMPDIR says where). Publishes a made-up set, lets the agent mirror it,\n" +
+			"changes it in several ways, and shows what each took. After each line both ends are held\n" +
+			"against each other.",
+		Args: exactArgs(),
+		RunE: func(c *cobra.Command, _ []string) error { return a.demo(c.Context(), o) },
+	}
+	c.Flags().IntVar(&o.Objects, "objects", 1_000_000, "number of objects")
+	c.Flags().IntVar(&o.ValueBytes, "value-bytes", 100, "bytes of each value; they don't compress")
+	c.Flags().Uint64Var(&o.Seed, "seed", 1, "what the objects and changes are made from")
+	return c
+}
+
+func (a *app) demo(ctx context.Context, o bench.TransferOptions) error {
+	o.Observer = a.observer()
+	lines := demoLines{out: a.Out, size: o.Size}
+	if a.output == "json" {
+		lines.out = io.Discard
+	}
+	o.Row = lines.row
+	report, err := bench.RunTransfer(ctx, o)
+	if err != nil {
+		return interrupted(err)
+	}
+	if a.output == "json" {
+		return a.document(report)
+	}
+	return lines.end(report)
+}
+
+// observer shows progress on a terminal.
+func (a *app) observer() bench.Observer {
+	var bar *progress
+	return bench.Observer{
+		Progress: func(what string, done, total uint64) {
+			if bar == nil {
+				bar = a.progress(what)
+			}
+			bar.Update(done, total)
+		},
+		Finished: func() {
+			if bar != nil {
+				bar.Finish()
+				bar = nil
+			}
+		},
+	}
+}
+
+// interrupted says so instead of what it led to.
+func interrupted(err error) error {
+	if errors.Is(err, context.Canceled) {
+		return errors.New("interrupted; the temporary folder is removed")
+	}
+	return err
+}
+
+// demoLines prints the demo's rows as they come.
+type demoLines struct {
+	out  io.Writer
+	size bench.Size
+	rows map[string]bench.TransferRow
+}
+
+const demoLine = "%-40s %9s %10s %10s %10s %6s %9s  %s\n"
+
+func (d *demoLines) row(r bench.TransferRow) {
+	if d.rows == nil {
+		d.rows = map[string]bench.TransferRow{}
+	}
+	d.rows[r.Case] = r
+	if r.Case == "load" {
+		fmt.Fprintf(d.out, "A server and an agent in this process, over loopback; bytes are counted on the TCP connection.\n"+
+			"%s objects, %s of keys and values, were published in %s.\n\n",
+			grouped(r.SetObjects), size(r.SetBytes), duration(r.Seconds))
+		fmt.Fprintf(d.out, demoLine, "", "changed", "sent", "received", "payload", "trips", "time", "mode")
+		return
+	}
+	fmt.Fprintf(d.out, demoLine, r.What, grouped(r.Changed), size(r.Sent), size(r.Received), size(r.Payload),
+		fmt.Sprint(r.RoundTrips), duration(r.Seconds), r.Mode)
+}
+
+// end says what the lines show.
+func (d *demoLines) end(report bench.TransferReport) error {
+	whole := d.rows["full"]
+	deletion, lost := d.rows["delete-1"], d.rows["descent-100"]
+	took := deletion.Sent + deletion.Received
+	fmt.Fprintf(d.out, "\nThe deletion took %s both ways. To send the desired state again, as is the classic way, is to send the\n"+
+		"%s objects that remain: %s of keys and values, %s times as much.\n",
+		size(took), grouped(deletion.SetObjects), size(deletion.SetBytes), rounded(deletion.SetBytes/took))
+	descent := lost.Sent + lost.Received
+	fmt.Fprintf(d.out, "Without any history, %s changes among %s objects were found and fetched in %d round trips and %s:\n"+
+		"%s of a full sync.\n",
+		grouped(lost.Changed), grouped(lost.SetObjects), lost.RoundTrips, size(descent),
+		percent(float64(descent)/float64(whole.Sent+whole.Received)))
+	_, err := fmt.Fprintf(d.out, "After every line both ends had the same root; at the end both were computed anew from what is stored:\n"+
+		"%s objects, root %s. The Go heap of server, agent and workload\ntogether never held more than %s.\n",
+		grouped(report.Count), report.Root, mebibytes(report.PeakHeap))
+	return err
+}
+
+// duration returns seconds for people.
+func duration(seconds float64) string {
+	switch {
+	case seconds < 1e-3:
+		return fmt.Sprintf("%.0f µs", seconds*1e6)
+	case seconds < 0.1:
+		return fmt.Sprintf("%.1f ms", seconds*1e3)
+	case seconds < 1:
+		return fmt.Sprintf("%.0f ms", seconds*1e3)
+	default:
+		return fmt.Sprintf("%.2f s", seconds)
+	}
+}
+
+// rounded returns n with two digits that count.
+func rounded(n uint64) string {
+	unit := uint64(1)
+	for n/unit >= 100 {
+		unit *= 10
+	}
+	return grouped((n + unit/2) / unit * unit)
+}
+
+// percent returns a share for people.
+func percent(share float64) string {
+	digits := 0
+	if share > 0 && share < 0.1 {
+		digits = int(math.Ceil(-math.Log10(share))) - 1
+	}
+	text := fmt.Sprintf("%.*f", digits, share*100)
+	if strings.Contains(text, ".") {
+		text = strings.TrimRight(strings.TrimRight(text, "0"), ".")
+	}
+	return text + "%"
+}
+
+func mebibytes(n uint64) string { return fmt.Sprintf("%.0f MiB", float64(n)/(1<<20)) }

@@ -1,0 +1,343 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"espalier/agent"
+	"espalier/internal/delta"
+	"espalier/internal/desired"
+	"espalier/internal/wire"
+	espalierv1 "espalier/proto/espalier/v1"
+	"espalier/store"
+)
+
+// local is a stopped server's data folder, which a command may work on instead
+// of a running server.
+type local struct{ data string }
+
+func (l *local) addFlags(c *cobra.Command) {
+	c.Flags().StringVar(&l.data, "data", "", "work on a stopped server's data folder instead of a running server")
+}
+
+// open calls fn with the store in the folder.
+func (l *local) open(a *app, fn func(*store.Store) error) error {
+	if _, err := os.Stat(filepath.Join(l.data, "sets")); err != nil {
+		return misusef("%s is no data folder of a server: %w", l.data, err)
+	}
+	s, err := store.Open(l.data, store.Options{Logger: a.logger(), Probe: probe})
+	if err != nil {
+		return err
+	}
+	return errors.Join(fn(s), s.Close())
+}
+
+// maintenance is a command on one set, over a server or on a folder.
+func (a *app) maintenance(c *cobra.Command, online func(context.Context, desired.Name, []string) error,
+	offline func(context.Context, *store.Store, desired.Name, []string) error,
+) *cobra.Command {
+	var l local
+	c.RunE = func(c *cobra.Command, args []string) error {
+		name, err := setName(args[0])
+		if err != nil {
+			return err
+		}
+		if l.data == "" {
+			return online(c.Context(), name, args)
+		}
+		return l.open(a, func(s *store.Store) error { return offline(c.Context(), s, name, args) })
+	}
+	l.addFlags(c)
+	a.remote.addFlags(c)
+	return c
+}
+
+func (a *app) checkCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "check SET",
+		Short: "Recompute a set from its objects, and say which rows disagree",
+		Args:  exactArgs("SET"),
+	}
+	offline := func(ctx context.Context, s *store.Store, name desired.Name, _ []string) error {
+		bar := a.progress("checking")
+		report, err := s.Check(ctx, name, bar.Update)
+		bar.Finish()
+		if err != nil {
+			return err
+		}
+		d := checkDocument{headDocument: headOf(name, report.Head), Problems: report.Found, Details: []string{}}
+		for _, p := range report.Problems {
+			d.Details = append(d.Details, p.Where+": "+p.What)
+		}
+		return a.printCheck(d)
+	}
+	return a.maintenance(c, a.checkOnline, offline)
+}
+
+func (a *app) checkOnline(ctx context.Context, name desired.Name, _ []string) error {
+	return a.remote.operate(func(client espalierv1.OperatorServiceClient) error {
+		stream, err := client.Check(ctx, &espalierv1.CheckRequest{Set: string(name)})
+		if err != nil {
+			return wire.FromStatus(err)
+		}
+		bar := a.progress("checking")
+		defer bar.Finish()
+		for {
+			resp, err := stream.Recv()
+			if err != nil {
+				return wire.FromStatus(err)
+			}
+			report := resp.GetReport()
+			if report == nil {
+				bar.Update(resp.GetDone(), resp.GetTotal())
+				continue
+			}
+			bar.Finish()
+			head, err := wire.HeadFromWire(report.GetHead())
+			if err != nil {
+				return err
+			}
+			return a.printCheck(checkDocument{
+				headDocument: headOf(name, head), Problems: report.GetProblems(),
+				Details: append([]string{}, report.GetDetails()...),
+			})
+		}
+	})
+}
+
+// checkDocument is the outcome of a check for programs.
+type checkDocument struct {
+	headDocument
+	Problems uint64   `json:"problems"`
+	Details  []string `json:"details"`
+}
+
+// printCheck ends with an error if anything was found.
+func (a *app) printCheck(d checkDocument) error {
+	if a.output == "json" {
+		if err := a.document(d); err != nil {
+			return err
+		}
+	} else {
+		for _, detail := range d.Details {
+			fmt.Fprintln(a.Out, detail)
+		}
+		if more := d.Problems - uint64(len(d.Details)); more > 0 {
+			fmt.Fprintf(a.Out, "and %s more\n", grouped(more))
+		}
+	}
+	if d.Problems > 0 {
+		return fmt.Errorf("set %s: %s rows disagree; restore it from a backup, or publish it anew", d.Set, grouped(d.Problems))
+	}
+	if a.output != "json" {
+		fmt.Fprintf(a.Out, "%s is sound at revision %d: %s objects, root %s\n", d.Set, d.Revision, grouped(d.Objects), d.Root)
+	}
+	return nil
+}
+
+func (a *app) compactCommand() *cobra.Command {
+	var o store.CompactOptions
+	c := &cobra.Command{
+		Use:   "compact SET",
+		Short: "Rewrite a set's file without the space that is free in it",
+		Args:  exactArgs("SET"),
+	}
+	c.Flags().BoolVar(&o.DropHistory, "drop-history", false, "forget which keys earlier revisions touched")
+	online := func(ctx context.Context, name desired.Name, _ []string) error {
+		return a.remote.operate(func(client espalierv1.OperatorServiceClient) error {
+			resp, err := client.Compact(ctx, &espalierv1.CompactRequest{Set: string(name), DropHistory: o.DropHistory})
+			if err != nil {
+				return wire.FromStatus(err)
+			}
+			return a.printCompact(name, resp.GetBytesBefore(), resp.GetBytesAfter())
+		})
+	}
+	offline := func(ctx context.Context, s *store.Store, name desired.Name, _ []string) error {
+		r, err := s.Compact(ctx, name, o)
+		if err != nil {
+			return err
+		}
+		return a.printCompact(name, uint64(r.Before), uint64(r.After))
+	}
+	return a.maintenance(c, online, offline)
+}
+
+func (a *app) printCompact(name desired.Name, before, after uint64) error {
+	if a.output == "json" {
+		return a.document(struct {
+			Set    desired.Name `json:"set"`
+			Before uint64       `json:"bytes_before"`
+			After  uint64       `json:"bytes_after"`
+		}{name, before, after})
+	}
+	_, err := fmt.Fprintf(a.Out, "%s took %s, takes %s now\n", name, size(before), size(after))
+	return err
+}
+
+func (a *app) backupCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "backup SET FILE",
+		Short: "Copy a set to a new file, consistent even while it is written to",
+		Args:  exactArgs("SET", "FILE"),
+	}
+	offline := func(ctx context.Context, s *store.Store, name desired.Name, args []string) error {
+		head, err := s.Backup(ctx, name, args[1])
+		if err != nil {
+			return err
+		}
+		return a.printHead("backed up", name, head)
+	}
+	return a.maintenance(c, a.backupOnline, offline)
+}
+
+func (a *app) printHead(done string, name desired.Name, head desired.Head) error {
+	if a.output == "json" {
+		return a.document(headOf(name, head))
+	}
+	_, err := fmt.Fprintf(a.Out, "%s %s at revision %d: %s objects, root %s\n", done, name, head.Number, grouped(head.Objects), head.Root)
+	return err
+}
+
+// backupOnline mirrors the set as an agent does, into a folder beside the file,
+// so that the copy is proven by its root; the mirror then becomes the file.
+func (a *app) backupOnline(ctx context.Context, name desired.Name, args []string) error {
+	if err := a.remote.check(); err != nil {
+		return err
+	}
+	path := args[1]
+	if _, err := os.Lstat(path); err == nil {
+		return fmt.Errorf("backup to %s: %w", path, store.ErrExists)
+	}
+	dir, err := os.MkdirTemp(filepath.Dir(path), ".espalier-backup-*")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	bar := a.progress("receiving")
+	g, err := agent.Open(agent.Options{
+		Host: "backup", Sets: []desired.Name{name}, Dir: dir, Server: a.remote.address, Logger: a.logger(),
+		Progress: func(_ desired.Name, done, total uint64) { bar.Update(done, total) },
+	})
+	if err != nil {
+		return err
+	}
+	_, err = g.Sync(ctx)
+	bar.Finish()
+	mirror, _ := g.MirrorPath(name)
+	if err = errors.Join(err, g.Close()); err != nil {
+		return err
+	}
+	if err := os.Link(mirror, path); err != nil { // never over what is there
+		return fmt.Errorf("backup: %w", err)
+	}
+	f, err := store.OpenFile(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return a.printHead("backed up", name, f.Head())
+}
+
+func (a *app) restoreCommand() *cobra.Command {
+	var why string
+	c := &cobra.Command{
+		Use:   "restore SET FILE",
+		Short: "Make a set what a backup holds, in a new epoch that agents follow",
+		Args:  exactArgs("SET", "FILE"),
+	}
+	c.Flags().StringVarP(&why, "message", "m", "", "why, for the set's history")
+	online := func(ctx context.Context, name desired.Name, args []string) error {
+		return a.restoreFrom(ctx, args[1], func(f *store.File) (desired.Head, error) {
+			return a.restoreOnline(ctx, name, f, why)
+		}, name)
+	}
+	offline := func(ctx context.Context, s *store.Store, name desired.Name, args []string) error {
+		return a.restoreFrom(ctx, args[1], func(f *store.File) (desired.Head, error) {
+			return s.RestoreFile(ctx, name, f, "", why)
+		}, name)
+	}
+	return a.maintenance(c, online, offline)
+}
+
+// restoreFrom checks a backup before anything is changed.
+func (a *app) restoreFrom(ctx context.Context, path string, restore func(*store.File) (desired.Head, error), name desired.Name) error {
+	if err := probe(ctx, path); err != nil {
+		return err
+	}
+	f, err := store.OpenFile(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	bar := a.progress("checking")
+	report, err := f.Check(ctx, bar.Update)
+	bar.Finish()
+	if err != nil {
+		return err
+	}
+	if report.Found > 0 {
+		return fmt.Errorf("%w: %s: %d rows disagree, the first: %s: %s; nothing was restored",
+			store.ErrCorrupt, path, report.Found, report.Problems[0].Where, report.Problems[0].What)
+	}
+	head, err := restore(f)
+	if err != nil {
+		return err
+	}
+	return a.printHead("restored", name, head)
+}
+
+func (a *app) restoreOnline(ctx context.Context, name desired.Name, f *store.File, why string) (head desired.Head, err error) {
+	err = a.remote.operate(func(client espalierv1.OperatorServiceClient) error {
+		stream, err := client.Commit(ctx)
+		if err != nil {
+			return wire.FromStatus(err)
+		}
+		err = f.View(func(s *store.Snapshot) error {
+			restore := wire.OriginToWire(f.Origin())
+			return sendObjects(stream, s, &espalierv1.CommitTerms{Set: string(name), Why: why, Restore: restore})
+		})
+		if err != nil && !errors.Is(err, io.EOF) {
+			return err
+		}
+		resp, err := stream.CloseAndRecv()
+		if err != nil {
+			return wire.FromStatus(err)
+		}
+		head, err = wire.HeadFromWire(resp.GetHead())
+		return err
+	})
+	return head, err
+}
+
+// sendObjects sends all objects of a snapshot. An io.EOF means that the server
+// has ended the stream, and will say why.
+func sendObjects(stream espalierv1.OperatorService_CommitClient, s *store.Snapshot, terms *espalierv1.CommitTerms) error {
+	frames := delta.NewFrameWriter(delta.NewCodec())
+	req := &espalierv1.CommitRequest{Terms: terms}
+	flush := func() error {
+		req.Frame = frames.Frame()
+		err := stream.Send(req)
+		req = &espalierv1.CommitRequest{}
+		return err
+	}
+	for c, err := range s.Objects(nil, nil) {
+		if err != nil {
+			return err
+		}
+		if err := frames.Add(c); err != nil {
+			return err
+		}
+		if frames.Full() {
+			if err := flush(); err != nil {
+				return err
+			}
+		}
+	}
+	return flush()
+}

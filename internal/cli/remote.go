@@ -1,0 +1,85 @@
+package cli
+
+import (
+	"cmp"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"espalier/internal/delta"
+	"espalier/internal/desired"
+	espalierv1 "espalier/proto/espalier/v1"
+)
+
+const defaultServer = "127.0.0.1:7600"
+
+// remote is a server to talk to, as the flags name it.
+type remote struct {
+	address  string
+	insecure bool
+}
+
+func (r *remote) addFlags(c *cobra.Command) {
+	c.Flags().StringVar(&r.address, "server", cmp.Or(os.Getenv("ESPALIER_SERVER"), defaultServer),
+		"address of the server (or ESPALIER_SERVER)")
+	c.Flags().BoolVar(&r.insecure, "insecure", false, "talk without TLS; on loopback only")
+}
+
+// check returns an error unless the address may be used.
+func (r *remote) check() error { return checkInsecure(r.address, r.insecure) }
+
+// checkInsecure refuses plain text anywhere but on loopback.
+func checkInsecure(address string, allowed bool) error {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return misusef("address %q: want host:port", address)
+	}
+	if !allowed {
+		return misusef("this version has no TLS yet: pass --insecure, with an address on loopback")
+	}
+	if ip, err := netip.ParseAddr(host); host != "localhost" && (err != nil || !ip.IsLoopback()) {
+		return misusef("--insecure is refused on %s: it is not a loopback address", address)
+	}
+	return nil
+}
+
+// dial prepares a connection, which the caller closes.
+func (r *remote) dial() (*grpc.ClientConn, error) {
+	if err := r.check(); err != nil {
+		return nil, err
+	}
+	conn, err := grpc.NewClient(r.address,
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithStaticStreamWindowSize(4<<20), grpc.WithStaticConnWindowSize(8<<20),
+		grpc.WithDefaultCallOptions(
+			grpc.MaxCallRecvMsgSize(delta.MaxMessageBytes), grpc.MaxCallSendMsgSize(delta.MaxMessageBytes)),
+		grpc.WithDisableServiceConfig())
+	if err != nil {
+		return nil, fmt.Errorf("server %s: %w", r.address, err)
+	}
+	return conn, nil
+}
+
+// operate calls fn with a client of the server.
+func (r *remote) operate(fn func(espalierv1.OperatorServiceClient) error) error {
+	conn, err := r.dial()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	return fn(espalierv1.NewOperatorServiceClient(conn))
+}
+
+// setName parses the name of a set that was given as an argument.
+func setName(arg string) (desired.Name, error) {
+	name, err := desired.ParseName(arg)
+	if err != nil {
+		return "", misuse{err}
+	}
+	return name, nil
+}

@@ -1,0 +1,104 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"espalier/server"
+	"espalier/store"
+)
+
+func (a *app) serveCommand() *cobra.Command {
+	var data, listen string
+	var insecure bool
+	var interval time.Duration
+	c := &cobra.Command{
+		Use:   "serve --data DIR",
+		Short: "Run the orchestrator",
+		Args:  exactArgs(),
+		RunE: func(c *cobra.Command, _ []string) error {
+			if err := checkInsecure(listen, insecure); err != nil {
+				return err
+			}
+			return a.serve(c.Context(), data, listen, interval)
+		},
+	}
+	c.Flags().StringVar(&data, "data", "", "folder that holds the sets; made if need be")
+	c.Flags().StringVar(&listen, "listen", defaultServer, "address to listen on")
+	c.Flags().BoolVar(&insecure, "insecure", false, "serve without TLS; on loopback only")
+	c.Flags().DurationVar(&interval, "poll-interval", server.DefaultPollInterval, "what agents are told to wait between polls")
+	required(c, "data")
+	return c
+}
+
+// required makes flags mandatory. Naming one that does not exist is a mistake in
+// this program.
+func required(c *cobra.Command, flags ...string) {
+	for _, flag := range flags {
+		if err := c.MarkFlagRequired(flag); err != nil {
+			panic(err)
+		}
+	}
+}
+
+func (a *app) serve(ctx context.Context, data, listen string, interval time.Duration) error {
+	log := a.logger()
+	s, err := store.Open(data, store.Options{Logger: log, Probe: probe})
+	if err != nil {
+		return err
+	}
+	l, err := net.Listen("tcp", listen)
+	if err != nil {
+		_ = s.Close()
+		return fmt.Errorf("listen: %w", err)
+	}
+	sets := 0
+	for _, h := range s.Heads() {
+		if sets++; h.Err != nil {
+			log.Error("a set is quarantined; the others are served", "set", h.Name, "error", h.Err)
+		}
+	}
+	log.Info("serving", "address", l.Addr(), "data", data, "sets", sets)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		return server.New(s, server.Options{Logger: log, PollInterval: interval, ScratchDir: data}).Run(ctx, l)
+	})
+	err = group.Wait()
+	log.Info("stopped")
+	if closing := s.Close(); err == nil {
+		err = closing
+	}
+	return err
+}
+
+// probe checks a file in a process of its own: opening a damaged one can crash.
+func probe(ctx context.Context, path string) error {
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("probe %s: %w", path, err)
+	}
+	out, err := exec.CommandContext(ctx, self, probeName, path).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%w: %s: %w: %.300s", store.ErrCorrupt, path, err, out)
+	}
+	return nil
+}
+
+// probeName is not for people.
+const probeName = "probe-file"
+
+func probeCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:    probeName + " PATH",
+		Hidden: true,
+		Args:   exactArgs("PATH"),
+		RunE:   func(_ *cobra.Command, args []string) error { return store.Probe(args[0]) },
+	}
+}
