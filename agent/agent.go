@@ -48,15 +48,16 @@ type Options struct {
 
 // Agent mirrors the sets of one host. It is for one goroutine.
 type Agent struct {
-	options Options
-	log     *slog.Logger
-	codec   *delta.Codec
-	lock    io.Closer
-	mirrors []*mirror
-	conn    *grpc.ClientConn
-	client  espalierv1.SyncServiceClient
-	traffic traffic
-	next    time.Duration // what the server said last
+	options  Options
+	log      *slog.Logger
+	codec    *delta.Codec
+	lock     io.Closer
+	mirrors  []*mirror
+	conn     *grpc.ClientConn
+	client   espalierv1.SyncServiceClient
+	traffic  traffic
+	scrubber scrubber
+	next     time.Duration // what the server said last
 }
 
 // mirror is a mirror and its set's name.
@@ -140,6 +141,9 @@ func (a *Agent) Run(ctx context.Context) error {
 				a.log.Info("synced", "set", s.Set, "revision", s.Head.Position, "root", s.Head.Root,
 					"mode", s.Mode, "upserts", s.Upserts, "deletes", s.Deletes)
 			}
+		}
+		if err := a.scrub(ctx, scrubBytes); err != nil {
+			a.log.Error("scrub", "error", err)
 		}
 		sleep(ctx, wait)
 	}

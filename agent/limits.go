@@ -30,6 +30,9 @@ const (
 	// cut can cost, and what is held in memory, twice.
 	stageChanges = 20_000
 	stageBytes   = 8 << 20
+	// scrubBytes is what is read of the mirrors after each poll: a set of a
+	// million objects in an hour, at the default interval.
+	scrubBytes = 2 << 20
 	// deliverBytes bounds what is read at once for a Handler.
 	deliverBytes = 1 << 20
 
