@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -42,8 +43,8 @@ type CommitRow struct {
 	What    string `json:"what"`
 	Changed int    `json:"changed"`
 	Commits int    `json:"commits"`
-	// Store is the commit, Plain the same puts and deletes of keys and values in
-	// a plain bbolt file that was filled the same way.
+	// Store is the commit, Plain the same puts and deletes of the objects' rows
+	// alone, in a plain bbolt file that was filled the same way.
 	Store CommitCost `json:"store"`
 	Plain CommitCost `json:"plain"`
 	// PagesRatio is the store's pages by those of plain bbolt, the median over
@@ -95,10 +96,8 @@ const (
 // RunCommit commits changes to a made-up set and measures what that takes. It
 // returns an error that matches desired.ErrInvalid if the options make no sense.
 func RunCommit(ctx context.Context, o CommitOptions) (CommitReport, error) {
-	o.Rounds = max(o.Rounds, 1)
-	if o.Large == 0 {
-		o.Large = max(o.Objects, smallObjects)
-	}
+	o.Rounds = cmp.Or(o.Rounds, 1)
+	o.Large = cmp.Or(o.Large, max(o.Objects, smallObjects))
 	report := CommitReport{Machine: thisMachine(), Size: o.Size, Rounds: o.Rounds}
 	if err := errors.Join(checkSizes(o.Objects, o.ValueBytes), checkSizes(o.Large, o.ValueBytes), checkRounds(o.Rounds)); err != nil {
 		return report, err
@@ -108,7 +107,7 @@ func RunCommit(ctx context.Context, o CommitOptions) (CommitReport, error) {
 		if err != nil {
 			return err
 		}
-		p, err := loadPlain(dir, s.workload.Objects(ctx, o.progress("loading plain bbolt")))
+		p, err := loadPlain(dir, objectRows, s.workload.Objects(ctx, o.progress("loading plain bbolt")))
 		o.Observer.finished()
 		if err == nil {
 			report.Rows, err = o.rows(ctx, s, p)

@@ -1,11 +1,11 @@
 package bench
 
 import (
-	"bytes"
 	"fmt"
 	"iter"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -22,16 +22,26 @@ const plainFill = 0.9
 
 var plainBucket = []byte("objects")
 
-// plain is a bbolt file with a row for each object, its key and its value, and
-// nothing else: what our store is held against.
+// What goes before the value in a row of a plain file.
+var (
+	// keysAndValues is the least that holds the objects.
+	keysAndValues []byte
+	// objectRows makes rows as long as those of package store, which hold a digest
+	// and an envelope: what a commit takes beyond them is for tree and journal.
+	objectRows = make([]byte, len(desired.Digest{})+1)
+)
+
+// plain is a bbolt file with a row for each object and nothing else: what our
+// store is held against.
 type plain struct {
 	db   *bolt.DB
 	path string
+	head []byte // of each row
 }
 
-// loadPlain writes objects, which ascend by key, to a new file in dir, and
-// returns once they are durable.
-func loadPlain(dir string, objects iter.Seq2[desired.Change, error]) (*plain, error) {
+// loadPlain writes objects, which ascend by key, to a new file in dir, in rows
+// that begin with head, and returns once they are durable.
+func loadPlain(dir string, head []byte, objects iter.Seq2[desired.Change, error]) (*plain, error) {
 	path := filepath.Join(dir, "plain.db")
 	db, err := bolt.Open(path, 0o600, &bolt.Options{
 		NoSync: true, NoGrowSync: true, NoFreelistSync: true, FreelistType: bolt.FreelistMapType, NoStatistics: true,
@@ -39,7 +49,7 @@ func loadPlain(dir string, objects iter.Seq2[desired.Change, error]) (*plain, er
 	if err != nil {
 		return nil, fmt.Errorf("plain bbolt file: %w", err)
 	}
-	p := &plain{db: db, path: path}
+	p := &plain{db: db, path: path, head: head}
 	if err := p.load(objects); err != nil {
 		_ = p.remove()
 		return nil, fmt.Errorf("plain bbolt load: %w", err)
@@ -60,7 +70,7 @@ func (p *plain) load(objects iter.Seq2[desired.Change, error]) error {
 		}
 		if err == nil {
 			at := len(values)
-			values = append(values, c.Envelope[1:]...)
+			values = append(append(values, p.head...), c.Envelope[1:]...)
 			err = bucket.Put(c.Key, values[at:len(values):len(values)])
 		}
 		if err != nil {
@@ -111,7 +121,7 @@ func (p *plain) put(changes iter.Seq2[desired.Change, error]) (c CommitCost, err
 		case change.Deleted():
 			err = bucket.Delete(change.Key)
 		default:
-			err = bucket.Put(change.Key, bytes.Clone(change.Envelope[1:]))
+			err = bucket.Put(change.Key, slices.Concat(p.head, change.Envelope[1:]))
 		}
 		if err != nil {
 			_ = tx.Rollback()

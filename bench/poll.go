@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -91,15 +92,9 @@ func RunPoll(ctx context.Context, o PollOptions) (PollReport, error) {
 }
 
 func (o *PollOptions) setDefaults() {
-	if o.Agents == 0 {
-		o.Agents = DefaultAgents
-	}
-	if o.Concurrency == 0 {
-		o.Concurrency = o.Agents
-	}
-	if o.Duration == 0 {
-		o.Duration = DefaultPollDuration
-	}
+	o.Agents = cmp.Or(o.Agents, DefaultAgents)
+	o.Concurrency = cmp.Or(o.Concurrency, o.Agents)
+	o.Duration = cmp.Or(o.Duration, DefaultPollDuration)
 }
 
 func (o *PollOptions) check() error {

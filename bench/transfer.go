@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -151,7 +152,7 @@ type transfer struct {
 // takes an agent to follow. It returns an error that matches desired.ErrInvalid
 // if the options make no sense.
 func RunTransfer(ctx context.Context, o TransferOptions) (TransferReport, error) {
-	o.Rounds = max(o.Rounds, 1)
+	o.Rounds = cmp.Or(o.Rounds, 1)
 	report := TransferReport{Machine: thisMachine(), Size: o.Size, Rounds: o.Rounds}
 	w, err := NewWorkload(o.Size)
 	if err == nil {

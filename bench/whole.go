@@ -135,7 +135,7 @@ func (t *transfer) baseline(ctx context.Context) (*Baseline, error) {
 		return nil, err
 	}
 	start := time.Now()
-	p, err := loadPlain(t.dir, t.workload.Objects(ctx, t.progress("loading plain bbolt")))
+	p, err := loadPlain(t.dir, keysAndValues, t.workload.Objects(ctx, t.progress("loading plain bbolt")))
 	took := time.Since(start) - making
 	t.options.Observer.finished()
 	if err != nil {

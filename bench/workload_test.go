@@ -96,7 +96,10 @@ func change(t *testing.T, w *bench.Workload, m bench.Mix) *bench.ChangeSet {
 func TestChangeSets(t *testing.T) {
 	w := newWorkload(t, bench.Size{Objects: 5000, ValueBytes: 20, Seed: 7})
 	held := map[string]string{}
-	for c := range w.Objects(t.Context(), nil) {
+	for c, err := range w.Objects(t.Context(), nil) {
+		if err != nil {
+			t.Fatal(err)
+		}
 		held[string(c.Key)] = string(c.Envelope)
 	}
 	mixes := []bench.Mix{
@@ -115,7 +118,10 @@ func TestChangeSets(t *testing.T) {
 		var got bench.Mix
 		var payload int
 		touched := map[string]bool{}
-		for c := range changes.Changes() {
+		for c, err := range changes.Changes() {
+			if err != nil {
+				t.Fatal(err)
+			}
 			key := string(c.Key)
 			payload += len(key)
 			touched[key] = true
@@ -165,7 +171,10 @@ func contiguous(all []string, touched map[string]bool) bool {
 func TestSampleIsHeld(t *testing.T) {
 	w := newWorkload(t, bench.Size{Objects: 1500, ValueBytes: 20, Seed: 7})
 	held := map[string]bool{}
-	for c := range w.Objects(t.Context(), nil) {
+	for c, err := range w.Objects(t.Context(), nil) {
+		if err != nil {
+			t.Fatal(err)
+		}
 		held[string(c.Key)] = true
 	}
 	keys, err := w.Sample(50)

@@ -10,6 +10,7 @@ import (
 
 	"espalier/agent"
 	"espalier/internal/desired"
+	"espalier/internal/wire"
 )
 
 func (a *app) agentCommand() *cobra.Command {
@@ -113,10 +114,10 @@ func (a *app) agentOnce(ctx context.Context, o agent.Options, timeout time.Durat
 		}
 		d.Sets = append(d.Sets, set)
 	}
-	if printing := a.printOnce(d); err == nil {
-		err = printing
+	if errors.Is(err, wire.ErrUnreachable) && report.BytesReceived == 0 {
+		return err // there is nothing to report
 	}
-	return err
+	return errors.Join(err, a.printOnce(d))
 }
 
 func (a *app) printOnce(d onceDocument) error {

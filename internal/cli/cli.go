@@ -3,6 +3,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -93,6 +94,13 @@ func (a *app) root() *cobra.Command {
 		Long: "Espalier keeps a hashed tree over each host's desired state. Agents poll with the root that\n" +
 			"they hold; where it differs, only what changed is sent, and nothing counts until its root\n" +
 			"is verified.\n\nTry it: espalier demo",
+		Args: func(c *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return misusef("unknown command %q\nsee 'espalier --help'", args[0])
+			}
+			return nil
+		},
+		RunE:          func(c *cobra.Command, _ []string) error { return c.Help() },
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		PersistentPreRunE: func(*cobra.Command, []string) error {
@@ -138,7 +146,7 @@ func exactArgs(names ...string) cobra.PositionalArgs {
 	return func(c *cobra.Command, args []string) error {
 		if len(args) != len(names) {
 			return misusef("%s takes %s, got %d arguments\nsee '%s --help'",
-				c.CommandPath(), strings.Join(names, " "), len(args), c.CommandPath())
+				c.CommandPath(), cmp.Or(strings.Join(names, " "), "none"), len(args), c.CommandPath())
 		}
 		return nil
 	}

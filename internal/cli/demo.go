@@ -96,7 +96,8 @@ func (d *demoLines) row(r bench.TransferRow) {
 	}
 	d.rows[r.Case] = r
 	if r.Case == "load" {
-		fmt.Fprintf(d.out, "A server and an agent in this process, over loopback; bytes are counted on the TCP connection.\n"+
+		fmt.Fprintf(d.out, "A server and an agent in this process, over loopback. Bytes are counted on the TCP connection, the\n"+
+			"time is from a commit to a mirror that is verified and durable.\n\n"+
 			"%s objects, %s of keys and values, were published in %s.\n\n",
 			grouped(r.SetObjects), size(r.SetBytes), duration(r.Seconds))
 		fmt.Fprintf(d.out, demoLine, "", "changed", "sent", "received", "payload", "trips", "time", "mode")
@@ -110,17 +111,17 @@ func (d *demoLines) row(r bench.TransferRow) {
 func (d *demoLines) end(report bench.TransferReport) error {
 	whole := d.rows["full"]
 	deletion, lost := d.rows["delete-1"], d.rows["descent-100"]
-	took := deletion.Sent + deletion.Received
-	fmt.Fprintf(d.out, "\nThe deletion took %s both ways. To send the desired state again, as is the classic way, is to send the\n"+
+	took, descent := deletion.Sent+deletion.Received, lost.Sent+lost.Received
+	fmt.Fprintf(d.out, "\nThe deletion took %s both ways. The classic way, to send the desired state again, sends the\n"+
 		"%s objects that remain: %s of keys and values, %s times as much.\n",
 		size(took), grouped(deletion.SetObjects), size(deletion.SetBytes), rounded(deletion.SetBytes/took))
-	descent := lost.Sent + lost.Received
-	fmt.Fprintf(d.out, "Without any history, %s changes among %s objects were found and fetched in %d round trips and %s:\n"+
-		"%s of a full sync.\n",
+	fmt.Fprintf(d.out, "Without any history, %s changes among %s objects were found and fetched in %d round trips\n"+
+		"and %s, %s of the first full sync.\n",
 		grouped(lost.Changed), grouped(lost.SetObjects), lost.RoundTrips, size(descent),
 		percent(float64(descent)/float64(whole.Sent+whole.Received)))
-	_, err := fmt.Fprintf(d.out, "After every line both ends had the same root; at the end both were computed anew from what is stored:\n"+
-		"%s objects, root %s. The Go heap of server, agent and workload\ntogether never held more than %s.\n",
+	_, err := fmt.Fprintf(d.out, "After each line both ends held the same root. In the end both were computed anew from what is\n"+
+		"stored: %s objects, root %s.\n"+
+		"The Go heap of server, agent and workload together peaked at %s.\n",
 		grouped(report.Count), report.Root, mebibytes(report.PeakHeap))
 	return err
 }

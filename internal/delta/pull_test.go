@@ -5,9 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"maps"
 	"math/rand/v2"
 	"slices"
+	"sort"
 	"testing"
 
 	"espalier/internal/delta"
@@ -73,7 +73,7 @@ func amnesiac(m *memory, changes map[string]desired.Envelope) *memory {
 func (l *link) modes() (all []string) {
 	for _, o := range l.opens {
 		word := o.Mode.String()
-		if o.Width != delta.ShortWidth {
+		if o.Mode == delta.Descent && o.Width != delta.ShortWidth {
 			word = "whole " + word
 		}
 		all = append(all, word)
@@ -141,15 +141,29 @@ func TestDenseDescent(t *testing.T) {
 	}
 }
 
-// TestOursAlone takes a stretch of many objects, in the middle of a set and at
-// both ends, that the sender does not have: nothing of it has to be named.
+// TestOursAlone takes a stretch of many objects that the sender does not have.
+// Where they are whole nodes nothing has to be named to delete them; where they
+// are not, it costs a digest and an index each.
 func TestOursAlone(t *testing.T) {
 	const n = 50_000
 	copy := numbered(n, 3)
-	for _, gone := range [][2]int{{0, 40_000}, {5000, 45_000}, {9000, n}, {0, n}, {1, n - 1}} {
+	var nodes []int // the objects at which nodes of level 2 begin
+	for row := range copy.Rows(2, nil, nil) {
+		nodes = append(nodes, sort.SearchStrings(copy.keys, string(row.Key)))
+	}
+	last := len(nodes) - 1
+	tests := []struct{ from, until, each int }{
+		{nodes[1], nodes[last], 0},
+		{0, n, 5},
+		{nodes[1], n, 5}, // the sender's tree is lower now, its nodes match none
+		{0, 40_000, 5},
+		{5000, 45_000, 5},
+		{1, n - 1, 5},
+	}
+	for _, tt := range tests {
 		changes := map[string]desired.Envelope{}
-		for i := gone[0]; i < gone[1]; i++ {
-			changes[numberedKey(i)] = nil
+		for _, key := range copy.keys[tt.from:tt.until] {
+			changes[key] = nil
 		}
 		f := newFollower(t, copy)
 		f.stageAt = 10_000
@@ -158,10 +172,10 @@ func TestOursAlone(t *testing.T) {
 		stats := pull(t, f, l)
 		f.check(source)
 		if stats.Deletes != uint64(len(changes)) || stats.Upserts > 0 || stats.Mode != delta.Descent {
-			t.Errorf("%v gone: %+v, want a descent of %d deletions", gone, stats, len(changes))
+			t.Errorf("%v: %+v, want a descent of %d deletions", tt, stats, len(changes))
 		}
-		if most := 2<<10 + len(changes)*delta.ShortWidth/8; l.bytes() > most && gone != [2]int{0, n} {
-			t.Errorf("%v gone: %d bytes for %d deletions, want at most %d", gone, l.bytes(), len(changes), most)
+		if most := 2<<10 + len(changes)*tt.each; l.bytes() > most {
+			t.Errorf("%v: %d bytes for %d deletions, want at most %d", tt, l.bytes(), len(changes), most)
 		}
 	}
 }
@@ -334,7 +348,7 @@ func TestResume(t *testing.T) {
 		objects      int
 		want         delta.Mode
 	}{
-		"full":    {empty, source, n, delta.Full},
+		"full":    {empty, later, n, delta.Full},
 		"delta":   {source, later, len(changed), delta.Since},
 		"descent": {source, later.clone(), len(changed), delta.Descent},
 	}
@@ -342,7 +356,7 @@ func TestResume(t *testing.T) {
 		f, i := newFollower(t, tt.copy.clone()), 0
 		f.copy.head = tt.copy.head
 		f.stageAt = 1
-		l := &link{source: tt.source, between: func() bool { i++; return i%7 != 0 }}
+		l := &link{source: tt.source, between: func() bool { i++; return i%6 != 0 }}
 		r := delta.NewReceiver(codec, f.have(), f.seed)
 		stats, err := l.run(f, r)
 		if err != nil {
@@ -357,60 +371,57 @@ func TestResume(t *testing.T) {
 }
 
 // TestListingMoves deletes the key that the second segment of a listing starts
-// with, before it is listed: the stretch before it has to be found to differ, not
-// to be gone.
+// with, before it is listed: what else was in that node is not gone.
 func TestListingMoves(t *testing.T) {
-	source := newMemory(1)
-	changes, boundaries := map[string]desired.Envelope{}, 0
-	for i := 0; boundaries < 6000; i++ {
-		key := fmt.Sprintf("%08d", i)
-		if source.Shape().Level([]byte(key)) > 0 {
-			changes[key+"/a"] = envelope("%d", i) // not all, but most of them at level 0
-			changes[key] = envelope("%d", i)
-			boundaries++
+	copy, changes := newMemory(1), map[string]desired.Envelope{}
+	for i := 0; len(changes) < 12_000; i++ { // of boundaries, most of them
+		if key := fmt.Sprintf("%08d", i); copy.Shape().Level([]byte(key)) > 0 {
+			changes[key], changes[key+"/a"] = envelope("%d", i), envelope("%d", i)
 		}
 	}
-	source.commit(changes)
-	copy := source.clone()
-	all := map[string]desired.Envelope{}
-	for key, e := range source.objects {
-		all[key] = append(slices.Clone(e), "changed"...)
-	}
-	source = amnesiac(source, all)
+	copy.commit(changes)
+	copy.head.Epoch = desired.Epoch{9}
 
-	var cut []byte
-	n := 0
+	// All nodes of level 2 differ, so that all of level 1 is listed; few of those do.
+	changed := map[string]desired.Envelope{copy.keys[0]: envelope("changed")}
+	for row := range copy.Rows(2, []byte{1}, nil) {
+		changed[string(row.Key)] = envelope("changed")
+	}
+	source := amnesiac(copy, changed)
+	cut, listed := "", 0
 	for row := range source.Rows(1, nil, nil) {
-		if n*len(desired.Digest{}) >= delta.FrameBytes && bytes.IndexByte(row.Key, '/') < 0 {
-			cut = row.Key
+		if listed*len(desired.Digest{}) >= delta.FrameBytes {
+			cut = string(row.Key)
 			break
 		}
-		n++
+		listed++
 	}
-	f := newFollower(t, copy)
-	lies := 2 // so that digests travel whole, and a listing needs several messages
-	moved := false
-	l := &link{source: source}
+	if changed[cut] != nil || source.objects[cut+"/a"] == nil {
+		t.Fatalf("the second segment starts with %q, which this test is not about", cut)
+	}
+
+	f, l := newFollower(t, copy), &link{source: source}
+	lies, moved := 2, false // with lies, until digests travel whole and a listing is cut
 	l.twist = func(resp delta.Response) []delta.Response {
-		if resp.Digests != nil && !resp.Digests.Last && len(l.opens) == 3 && !moved {
+		switch {
+		case resp.Digests != nil && !resp.Digests.Last && !moved:
+			source.commit(map[string]desired.Envelope{cut: nil})
 			moved = true
-			source.commit(map[string]desired.Envelope{string(cut): nil})
-		}
-		if resp.Begin != nil && lies > 0 {
-			resp.Begin.Head.Root[0]++
-		}
-		if resp.End != nil && lies > 0 {
+		case lies > 0 && resp.Batch != nil && len(resp.Batch.Frame) > 0:
+			changes, err := codec.DecodeFrame(resp.Batch.Frame)
+			must(err)
+			for i := range changes {
+				changes[i].Envelope = envelope("lie %d", lies)
+			}
+			resp.Batch.Frame = frameOf(changes...)
+		case resp.End != nil:
 			lies--
-			resp.End.Head.Root[0]++
 		}
 		return []delta.Response{resp}
 	}
-	f.copy.head.Epoch = desired.Epoch{9}
 	pull(t, f, l)
 	f.check(source)
-	if !moved || l.modes()[len(l.modes())-1] == "full" {
-		t.Errorf("moved: %v; pulled by %v", moved, l.modes())
+	if want := []string{"delta", "descent", "whole descent", "delta"}; !moved || !slices.Equal(l.modes(), want) {
+		t.Errorf("pulled by %v, want %v; moved: %v", l.modes(), want, moved)
 	}
 }
-
-var _ = maps.Keys[map[string]int]

@@ -142,27 +142,37 @@ func scatter(r *rand.Rand, m *memory, n int) map[string]desired.Envelope {
 
 var codec = delta.NewCodec()
 
-// numbered returns a set of n objects whose tree has the height, and at least
-// three nodes below the root: with salts taken in turn, until one does that.
+// numbered returns a set of n objects whose tree has the height and, if it is
+// large, at least three nodes below the root: with salts taken in turn, until
+// one does that.
 func numbered(n, height int) *memory {
 	changes := map[string]desired.Envelope{}
 	for i := range n {
 		changes[numberedKey(i)] = envelope("value %d", i)
 	}
-	for salt := uint64(1); ; salt++ {
-		shape, levels := merkle.Shape{Salt: salt}, [merkle.MaxLevel + 1]int{} // boundaries by level
-		for key := range changes {                                            // each starts a node at the levels up to its own
-			for l := range shape.Level([]byte(key)) {
-				levels[l+1]++
-			}
-		}
-		if levels[height] == 0 && (height == 1 || levels[height-1] > 1) {
-			m := newMemory(salt)
-			m.commit(changes)
-			return m
-		}
-	}
+	m := newMemory(saltFor(n, height))
+	m.commit(changes)
+	return m
 }
+
+var saltFor = func() func(n, height int) uint64 {
+	type question struct{ n, height int }
+	known := map[question]uint64{}
+	return func(n, height int) uint64 {
+		salt, ok := known[question{n, height}]
+		for ; !ok; salt++ {
+			nodes := [merkle.MaxLevel + 1]int{} // by level, but for the first
+			for i := range n {                  // each key starts one at the levels up to its own
+				for l := range (merkle.Shape{Salt: salt + 1}).Level([]byte(numberedKey(i))) {
+					nodes[l+1]++
+				}
+			}
+			ok = nodes[height] == 0 && (height == 1 || nodes[height-1] > min(1, n/100))
+		}
+		known[question{n, height}] = salt
+		return salt
+	}
+}()
 
 func numberedKey(i int) string { return fmt.Sprintf("svc/%03d/obj/%06d", i/100, i) }
 

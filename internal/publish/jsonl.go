@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"sync"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/semaphore"
@@ -57,8 +58,14 @@ type chunk struct {
 
 	changes []desired.Change
 	lines   []int
-	invalid error // why there are no more changes
+	arena   []byte // of the changes
+	invalid error  // why there are no more changes
 }
+
+// chunks are used over and over.
+var chunks = sync.Pool{New: func() any {
+	return &chunk{text: make([]byte, 0, chunkBytes), arena: make([]byte, 0, chunkBytes)}
+}}
 
 // chunker cuts the input into chunks. It hands each to both channels, and closes
 // them after the last.
@@ -95,53 +102,51 @@ func (c *chunker) run(ctx context.Context) {
 
 // cut reads the next chunk; nil: ctx is done.
 func (c *chunker) cut(ctx context.Context) (next *chunk, last bool) {
-	next = &chunk{line: c.line, parsed: make(chan struct{})}
-	buf, err := c.grow(ctx, next, c.rest, chunkBytes)
-	end := 0
-	for end == 0 {
-		if err == nil && len(buf) == cap(buf) {
-			buf, err = c.grow(ctx, next, buf, 4*len(buf))
+	next = chunks.Get().(*chunk)
+	next.line, next.weight, next.parsed = c.line, 2*chunkBytes, make(chan struct{})
+	if c.room.Acquire(ctx, next.weight) != nil {
+		return nil, true
+	}
+	buf := append(next.text[:0], c.rest...)
+	for end := 0; end == 0; {
+		if len(buf) == cap(buf) {
+			if buf = c.grow(ctx, next, buf); buf == nil {
+				return nil, true
+			}
 		}
-		n := len(buf)
-		if err == nil {
-			n, err = io.ReadFull(c.from, buf[n:cap(buf)])
-			n, buf = len(buf), buf[:len(buf)+n]
-		}
+		old := len(buf)
+		n, err := io.ReadFull(c.from, buf[old:cap(buf)])
+		buf = buf[:old+n]
+		end = old + bytes.LastIndexByte(buf[old:], '\n') + 1
 		switch {
-		case ctx.Err() != nil:
-			return nil, true
 		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 			next.text = buf
 			return next, true
 		case err != nil:
 			next.err = fmt.Errorf("read the input: %w", err)
-			return next, true
-		}
-		end = n + 1 + bytes.LastIndexByte(buf[n:], '\n')
-		if end == n {
+		case end == old && len(buf) > maxLineBytes:
+			next.err = tooLong(c.line)
+		case end == old:
 			end = 0
 		}
-		if end == 0 && len(buf) > maxLineBytes {
-			next.err = tooLong(c.line)
-			return next, true
-		}
+		next.text = buf[:end]
 	}
-	next.text, c.rest = buf[:end:end], buf[end:]
+	c.rest = append(c.rest[:0], buf[len(next.text):]...)
 	c.line += bytes.Count(next.text, []byte{'\n'})
-	return next, false
+	return next, next.err != nil
 }
 
-// grow returns b in memory of size bytes, or of as many as a chunk may have,
-// once there is room for it, and for what will be parsed from it.
-func (c *chunker) grow(ctx context.Context, next *chunk, b []byte, size int) ([]byte, error) {
-	size = max(len(b)+chunkBytes, min(size, maxLineBytes+chunkBytes))
+// grow returns b in more memory, once there is room for it, and for what will be
+// parsed from it; nil: ctx is done.
+func (c *chunker) grow(ctx context.Context, next *chunk, b []byte) []byte {
+	size := max(len(b)+chunkBytes, min(4*len(b), maxLineBytes+chunkBytes))
 	if more := min(2*int64(size), maxParsing) - next.weight; more > 0 {
-		if err := c.room.Acquire(ctx, more); err != nil {
-			return nil, err
+		if c.room.Acquire(ctx, more) != nil {
+			return nil
 		}
 		next.weight += more
 	}
-	return append(make([]byte, 0, size), b...), nil
+	return append(make([]byte, 0, size), b...)
 }
 
 func tooLong(line int) error {
@@ -166,7 +171,8 @@ func parseChunks(ctx context.Context, chunks <-chan *chunk, prefix string) error
 }
 
 func (c *chunk) parse(p *lineParser) {
-	p.arena = make([]byte, 0, min(len(c.text), chunkBytes))
+	p.arena = c.arena
+	defer p.forget()
 	line := c.line - 1
 	for text := range bytes.Lines(c.text) {
 		if line++; len(text) > maxLineBytes {
@@ -199,14 +205,26 @@ func (c *chunker) spool(ctx context.Context, w *spool.Writer, o ReadOptions) err
 			}
 			done += uint64(len(next.text))
 			o.Progress.report(PhaseRead, done, o.total)
-			if c.room.Release(next.weight); next.weight >= largeChunk {
-				*next = chunk{}
-				runtime.GC() // rather than let another as large come on top of it
-			}
+			c.room.Release(next.free())
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
+}
+
+// free gives the chunk's memory back and returns its weight.
+func (c *chunk) free() (weight int64) {
+	weight = c.weight
+	if weight == 2*chunkBytes {
+		clear(c.changes) // they may hold memory of their own
+		*c = chunk{text: c.text, arena: c.arena, changes: c.changes[:0], lines: c.lines[:0]}
+		chunks.Put(c)
+		return weight
+	}
+	if *c = (chunk{}); weight >= largeChunk {
+		runtime.GC() // rather than let another as large come on top of it
+	}
+	return weight
 }
 
 func (c *chunk) spool(ctx context.Context, w *spool.Writer) error {

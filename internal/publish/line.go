@@ -61,6 +61,12 @@ func (p *lineParser) parse(line []byte) (c desired.Change, ok bool, err error) {
 	return c, err == nil, err
 }
 
+// forget lets go of the memory of lines and objects.
+func (p *lineParser) forget() {
+	p.arena, p.object, p.text = nil, parsedObject{}, bytes.Buffer{}
+	p.decoder.Reset(&p.text)
+}
+
 func (p *lineParser) readObject() error {
 	if err := p.readStart("line", '{'); err != nil {
 		return err

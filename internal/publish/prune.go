@@ -21,20 +21,22 @@ func (a *applier) prune(ctx context.Context) (Result, error) {
 		return Result{}, err
 	}
 	var done Result // by commits
-	for range maxAttempts {
-		var r Result
-		var over bool
-		r, over, err = a.pruneOnce(ctx, &b, done.Head.Number > 0)
+	for failures := 0; failures < maxAttempts; {
+		committed := done.Head.Number > 0
+		r, over, err := a.pruneOnce(ctx, &b, committed)
 		done.add(r)
 		done.Unchanged = a.unchanged(done)
 		moved := errors.Is(err, errMoved)
 		switch {
 		case over || err != nil && !moved && !errors.Is(err, errMissed):
 			return done, err
-		case moved && done.Head.Number > 0:
+		case moved && committed:
 			return done, nil // by others, after our commit: what is there now is theirs
 		case err != nil:
+			failures++
 			a.o.Logger.Info("comparing again", "because", err)
+		case committed:
+			failures++ // something differed still
 		}
 		if moved {
 			if b, err = a.base(ctx); err != nil {
@@ -42,7 +44,7 @@ func (a *applier) prune(ctx context.Context) (Result, error) {
 			}
 		}
 	}
-	return done, fmt.Errorf("%w each of the %d times that it was compared, or differs still; try again when it is quiet",
+	return done, fmt.Errorf("%w each of the %d times that it was compared; try again when it is quiet",
 		store.ErrConflict, maxAttempts)
 }
 

@@ -1,0 +1,102 @@
+package cli_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"espalier/bench"
+	"espalier/internal/cli"
+)
+
+// runBench runs a command and returns its exit status and what it printed.
+func runBench(t *testing.T, args ...string) (status int, out, errs string) {
+	t.Helper()
+	t.Setenv("TMPDIR", t.TempDir())
+	var stdout, stderr bytes.Buffer
+	status = cli.Main(args, cli.Streams{In: strings.NewReader(""), Out: &stdout, Err: &stderr})
+	return status, stdout.String(), stderr.String()
+}
+
+func TestDemo(t *testing.T) {
+	status, out, errs := runBench(t, "demo", "--objects", "2000")
+	if status != 0 || errs != "" {
+		t.Fatalf("demo ends with %d: %s", status, errs)
+	}
+	for _, want := range []string{
+		"2,000 objects, 250.0 KB of keys and values, were published",
+		"first full sync", "1 change ", "100 changes, scattered", "100 changes, clustered", "200 changes, scattered",
+		"1 deletion", "history lost", "10 values flipped", "nothing changed",
+		"1,999 objects that remain", "the same root",
+	} {
+		if !strings.Contains(out, want) {
+			t.Errorf("the demo does not say %q:\n%s", want, out)
+		}
+	}
+	for line := range strings.Lines(out) {
+		if n := len([]rune(line)); n > 120 {
+			t.Errorf("%d columns are too wide: %s", n, line)
+		}
+	}
+}
+
+func TestDemoJSON(t *testing.T) {
+	status, out, errs := runBench(t, "demo", "--objects", "2000", "-o", "json")
+	var report bench.TransferReport
+	if err := json.Unmarshal([]byte(out), &report); err != nil || status != 0 || errs != "" {
+		t.Fatalf("demo ends with %d: %v, %s", status, err, errs)
+	}
+	if len(report.Rows) != 11 || report.Objects != 2000 || report.Count != 1999 {
+		t.Errorf("the demo reports %+v", report)
+	}
+}
+
+func TestBench(t *testing.T) {
+	for _, c := range []struct {
+		args string
+		want []string
+	}{
+		{"transfer --objects 2000 --rounds 1", append(bench.Cases(), "CASE", "OVER PAYLOAD", "2,000 objects")},
+		{"transfer --objects 2000 --rounds 1 --cases full,idle", []string{"full", "idle", "106"}},
+		{"commit --objects 2000 --rounds 1", []string{"1 change", "100 changes, scattered", "200 changes, clustered", "Growth"}},
+		{"poll --agents 2 --seconds 0.5", []string{"idle poll", "empty call", "106 B", "the median of 1 pairs"}},
+	} {
+		status, out, errs := runBench(t, append([]string{"bench"}, strings.Fields(c.args)...)...)
+		if status != 0 || errs != "" {
+			t.Errorf("bench %s ends with %d: %s", c.args, status, errs)
+		}
+		for _, want := range c.want {
+			if !strings.Contains(out, want) {
+				t.Errorf("bench %s does not say %q:\n%s", c.args, want, out)
+			}
+		}
+	}
+}
+
+func TestBenchJSON(t *testing.T) {
+	for args, report := range map[string]any{
+		"transfer --objects 2000 --rounds 1 --cases warm-1": &bench.TransferReport{},
+		"commit --objects 2000 --rounds 1":                  &bench.CommitReport{},
+		"poll --agents 2 --seconds 0.5":                     &bench.PollReport{},
+	} {
+		status, out, errs := runBench(t, append([]string{"bench", "-o", "json"}, strings.Fields(args)...)...)
+		d := json.NewDecoder(strings.NewReader(out))
+		d.DisallowUnknownFields()
+		if err := d.Decode(report); err != nil || status != 0 || errs != "" || d.More() {
+			t.Errorf("bench %s ends with %d: %v, %s\n%s", args, status, err, errs, out)
+		}
+	}
+}
+
+func TestBenchMisuse(t *testing.T) {
+	for _, args := range []string{
+		"demo --objects 3", "demo extra", "bench nothing", "bench transfer --cases warm-2", "bench transfer --rounds -1",
+		"bench commit --value-bytes 1", "bench poll --agents 1001", "bench poll --seconds 0", "bench poll --seconds 1e300",
+	} {
+		status, out, errs := runBench(t, strings.Fields(args)...)
+		if status != 2 || out != "" || !strings.HasPrefix(errs, "espalier: ") {
+			t.Errorf("%s ends with %d, %q, %q; want 2 and an error", args, status, out, errs)
+		}
+	}
+}

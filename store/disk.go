@@ -1,0 +1,155 @@
+package store
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"espalier/internal/desired"
+)
+
+const (
+	fileMode   = 0o600
+	folderMode = 0o700
+
+	setsFolder = "sets"
+	fleetFile  = "fleet.db"
+	lockFile   = "lock"
+
+	// The names of files that belong to a set. Only what ends in setSuffix is
+	// one: a set's name may contain dots, and anything else.
+	setSuffix     = ".db"
+	newSuffix     = ".db.new"     // being written; left over by a crash
+	stagingSuffix = ".db.staging" // an agent's; survives
+	floorSuffix   = ".db.floor"   // an agent's
+	damagedSuffix = ".db.damaged" // an agent's: a mirror that can't be read
+	longestSuffix = len(damagedSuffix)
+)
+
+// setPath returns the path of a file that belongs to the set. A name that would
+// make it too long for a file system is cut and told apart by a digest; '~' is
+// in no name.
+func setPath(dir string, name desired.Name, suffix string) string {
+	base := string(name)
+	if len(base)+longestSuffix > 255 {
+		sum := sha256.Sum256([]byte(name))
+		base = base[:180] + "~" + hex.EncodeToString(sum[:16])
+	}
+	return filepath.Join(dir, setsFolder, base+suffix)
+}
+
+// makeFolders creates the data folder and the one of its sets.
+func makeFolders(dir string) error {
+	if err := os.MkdirAll(filepath.Join(dir, setsFolder), folderMode); err != nil {
+		return fmt.Errorf("create data folder: %w", err)
+	}
+	return syncFolder(dir)
+}
+
+// syncFolder makes what was created, renamed or removed in dir durable.
+func syncFolder(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("sync folder: %w", err)
+	}
+	defer f.Close()
+	if err := f.Sync(); err != nil {
+		return fmt.Errorf("sync folder %s: %w", dir, err)
+	}
+	return nil
+}
+
+// renameFile puts a file that is durable in the place of another, durably.
+func renameFile(from, to string) error {
+	if err := os.Rename(from, to); err != nil {
+		return fmt.Errorf("rename file: %w", err)
+	}
+	return syncFolder(filepath.Dir(to))
+}
+
+// removeFile removes the file, durably. It need not be there.
+func removeFile(path string) error {
+	err := os.Remove(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("remove file: %w", err)
+	}
+	return syncFolder(filepath.Dir(path))
+}
+
+// needRoom returns an error that matches ErrDiskFull unless dir's disk has room
+// for so many bytes.
+func needRoom(dir string, bytes uint64) error {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return fmt.Errorf("ask for the room in %s: %w", dir, err)
+	}
+	free := st.Bavail * uint64(st.Bsize)
+	if bytes += roomMargin; free < bytes {
+		return fmt.Errorf("%w: %s has %d MiB left, %d MiB are needed", ErrDiskFull, dir, free>>20, bytes>>20)
+	}
+	return nil
+}
+
+// fileBytes returns what a set of that size takes on the disk, roughly.
+func fileBytes(h desired.Head) uint64 {
+	return (h.Bytes + h.Objects*64) * 5 / 4
+}
+
+// LockDir locks the data folder dir, which it creates if need be, for this
+// process until the lock is closed. It returns an error that matches ErrInUse
+// and says who has it, if another has. Open locks its folder itself.
+func LockDir(dir string) (io.Closer, error) {
+	if err := makeFolders(dir); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_RDWR|os.O_CREATE, fileMode)
+	if err != nil {
+		return nil, fmt.Errorf("lock data folder: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		defer f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("%w: data folder %s%s", ErrInUse, dir, holder(f))
+		}
+		return nil, fmt.Errorf("lock data folder %s: %w", dir, err)
+	}
+	me := strconv.Itoa(os.Getpid()) + " " + filepath.Base(os.Args[0]) + "\n"
+	_ = f.Truncate(0) // it only tells others who we are: a full disk is no reason not to start
+	_, _ = f.WriteAt([]byte(me), 0)
+	return folderLock{f}, nil
+}
+
+type folderLock struct{ f *os.File }
+
+// Close gives up the lock. Closing the file is not enough: a child process that
+// is just being started may hold it open for a moment.
+func (l folderLock) Close() error {
+	err := unix.Flock(int(l.f.Fd()), unix.LOCK_UN)
+	if e := l.f.Close(); err == nil {
+		err = e
+	}
+	return err
+}
+
+// holder says who wrote itself into the lock file.
+func holder(f *os.File) string {
+	b := make([]byte, 256)
+	n, _ := f.ReadAt(b, 0)
+	pid, program, ok := strings.Cut(strings.TrimSpace(string(b[:n])), " ")
+	if !ok {
+		return ""
+	}
+	return fmt.Sprintf(", by process %s (%s)", pid, program)
+}

@@ -1,0 +1,180 @@
+package store
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"fmt"
+	"iter"
+
+	bolt "go.etcd.io/bbolt"
+
+	"espalier/internal/desired"
+)
+
+// newSalt returns a random salt for a set's tree, so that nobody can make keys
+// that it has no room for without having seen it.
+func newSalt() uint64 {
+	var b [8]byte
+	rand.Read(b[:])
+	return binary.BigEndian.Uint64(b[:])
+}
+
+// Delete deletes the set, quarantined or not, and retires its epoch: a later
+// set of the name begins another one, which follows it.
+func (s *Store) Delete(ctx context.Context, name desired.Name) error {
+	if err := s.enter(); err != nil {
+		return err
+	}
+	defer s.leave()
+	set, _ := s.lookup(name)
+	if err := set.lock(ctx); err != nil {
+		return err
+	}
+	defer set.unlock()
+	st := set.state.Load()
+	if st == nil {
+		return fmt.Errorf("%w: %s", ErrNotFound, name)
+	}
+	if !st.head.Epoch.IsZero() { // else its file could not even be read, and fleet.db knows best
+		if err := s.fleet.note(name, epochsOf(st.head)); err != nil {
+			return fmt.Errorf("retire the epoch of %s: %w", name, err)
+		}
+	}
+	if err := removeFile(set.path); err != nil {
+		return err
+	}
+	set.state.Store(nil)
+	set.slot.swap(nil)
+	return nil
+}
+
+// Origin is what the objects of a restored set come from.
+type Origin struct {
+	// Known are epochs that the new one follows besides those that the store
+	// knows of.
+	Known []desired.Position
+	// Salt is that of the tree, unless the set has one; 0: a new one.
+	Salt uint64
+}
+
+// Origin returns what a set that is restored from the file comes from: agents
+// that knew the backup's set will accept the new epoch even if the store never
+// knew it; and if it didn't, the tree keeps the backup's shape, so that they
+// only need what differs.
+func (f *File) Origin() Origin {
+	return Origin{Known: epochsOf(f.meta.head), Salt: f.meta.salt}
+}
+
+// Restore makes the set's content exactly objects, which ascend by key, in a
+// new epoch that follows the current or retired one, whether the set exists, is
+// quarantined, or neither. Its history is dropped.
+func (s *Store) Restore(ctx context.Context, name desired.Name, objects iter.Seq2[desired.Change, error], from Origin, who, why string) (desired.Head, error) {
+	r := restoration{name: name, objects: objects, who: who, why: why, salt: from.Salt, known: from.Known}
+	if r.salt == 0 {
+		r.salt = newSalt()
+	}
+	return s.restore(ctx, r)
+}
+
+// RestoreFile is Restore from a backup.
+func (s *Store) RestoreFile(ctx context.Context, name desired.Name, f *File, who, why string) (desired.Head, error) {
+	var head desired.Head
+	err := f.View(func(snap *Snapshot) error {
+		var err error
+		head, err = s.Restore(ctx, name, snap.Objects(nil, nil), f.Origin(), who, why)
+		return err
+	})
+	return head, err
+}
+
+// restoration is what a restore makes of a set.
+type restoration struct {
+	name     desired.Name
+	objects  iter.Seq2[desired.Change, error]
+	who, why string
+	salt     uint64             // unless the set has one
+	known    []desired.Position // epochs that the new one follows besides the store's own
+}
+
+func (s *Store) restore(ctx context.Context, r restoration) (desired.Head, error) {
+	if err := s.enter(); err != nil {
+		return desired.Head{}, err
+	}
+	defer s.leave()
+	c := Commit{Who: r.who, Why: r.why}
+	if err := c.check(); err != nil {
+		return desired.Head{}, err
+	}
+	set, err := s.intern(r.name)
+	if err != nil {
+		return desired.Head{}, err
+	}
+	if err := set.lock(ctx); err != nil {
+		return desired.Head{}, err
+	}
+	defer set.unlock()
+	var current []desired.Position
+	if st := set.state.Load(); st != nil && !st.head.Epoch.IsZero() {
+		current = epochsOf(st.head)
+		r.salt = s.saltOf(set, r.salt)
+	}
+	head, err := s.fleet.begin(r.name, current, r.known)
+	if err != nil {
+		return desired.Head{}, err
+	}
+	file, err := s.loadRestored(ctx, set, r, &head)
+	if err != nil {
+		return desired.Head{}, fmt.Errorf("restore %s: %w", r.name, err)
+	}
+	return head, s.publish(set, file, head)
+}
+
+// saltOf returns the salt of the set, or other if it can't be read.
+func (s *Store) saltOf(set *set, other uint64) uint64 {
+	h, err := s.borrow(set)
+	if err != nil {
+		return other
+	}
+	defer h.release()
+	err = h.view(func(tx *bolt.Tx) error {
+		m, err := readMeta(tx)
+		if err == nil {
+			other = m.salt
+		}
+		return err
+	})
+	_ = err // the set is being replaced whatever is wrong with it
+	return other
+}
+
+// loadRestored writes the file of a restored set and completes its head.
+func (s *Store) loadRestored(ctx context.Context, set *set, r restoration, head *desired.Head) (*handle, error) {
+	l, err := newLoader(s.opener, setPath(s.dir, set.name, newSuffix), set.name, r.salt)
+	if err != nil {
+		return nil, err
+	}
+	defer l.abort()
+	next, stop := iter.Pull2(r.objects)
+	defer stop()
+	in := &changeReader{next: next}
+	for {
+		c, ok, err := in.read(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if !ok {
+			break
+		}
+		if c.Deleted() {
+			return nil, fmt.Errorf("%w object %q: it has no content", desired.ErrInvalid, c.Key)
+		}
+		if err := l.add(&c); err != nil {
+			return nil, err
+		}
+	}
+	return l.finish(func(e *edit) error {
+		*head = e.held.on(*head)
+		return e.rebase(*head, r.who, r.why)
+	})
+}

@@ -1,0 +1,73 @@
+package store
+
+import "time"
+
+// bounds bounds how much is handled at once.
+type bounds struct{ rows, bytes int }
+
+func (b bounds) exceeded(rows, bytes int) bool { return rows > b.rows || bytes > b.bytes }
+
+// Every bound of this package. Those on keys and values stand in
+// internal/desired.
+const (
+	// MaxAdoptChanges and MaxAdoptBytes bound what Mirror.Adopt applies in one
+	// transaction; more has to be staged. A commit with more rewrites its set's
+	// file. One bbolt transaction of that size stays within 128 MiB of heap;
+	// one of 50,000 to 333,000 scattered changes peaked at 300 to 400 MB.
+	MaxAdoptChanges = 16384
+	MaxAdoptBytes   = 16 << 20
+
+	// MaxProblems bounds the problems that a Report lists.
+	MaxProblems = 100
+	// MaxWhoBytes, MaxWhyBytes and MaxRequestIDBytes bound what a commit may
+	// say of itself.
+	MaxWhoBytes       = 256
+	MaxWhyBytes       = 1024
+	MaxRequestIDBytes = 128
+	// MaxMarkBytes bounds the mark of a staging.
+	MaxMarkBytes = 64 << 10
+
+	// DefaultOpenFiles is how many sets' files a store keeps open.
+	DefaultOpenFiles = 64
+
+	// batchRows and batchBytes bound what a staging that is appended to makes
+	// durable at once.
+	batchRows  = 20000
+	batchBytes = 8 << 20
+
+	// chunkRows and chunkBytes bound what a backup or a scrub reads of a set
+	// before it lets go of the snapshot.
+	chunkRows  = 4096
+	chunkBytes = 1 << 20
+
+	// minJournalKeys is what the journal keeps at least, journalShare the part
+	// of the set's objects that it keeps where that is more. It is trimmed to
+	// journalSlack less than that, so that not every commit pays for it.
+	minJournalKeys = 4096
+	journalShare   = 8
+	journalSlack   = 64
+	// journalPartBytes bounds a row of the journal: a longer one goes on in
+	// parts.
+	journalPartBytes = 32 << 10
+
+	// requestSlot is the precision to which a request's age is known: it is
+	// forgotten between requestLife and one slot later.
+	requestLife  = 24 * time.Hour
+	requestSlot  = 4 * time.Hour
+	requestSweep = 256 // requests that one commit forgets at most
+
+	// backupAttempts bounds how often a backup follows a set that moves before
+	// it holds up the set's commits.
+	backupAttempts = 4
+
+	// lockTimeout bounds the wait for bbolt's lock on a file: the folder's lock
+	// should have kept others away.
+	lockTimeout = 2 * time.Second
+
+	// appendFill is how full bbolt leaves pages that are appended: with room
+	// for what is inserted later, which would split a full page in two.
+	appendFill = 0.9
+
+	// roomMargin is what must be free on a disk beyond what a new file needs.
+	roomMargin = 16 << 20
+)

@@ -1,0 +1,373 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"iter"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+
+	bolt "go.etcd.io/bbolt"
+
+	"espalier/internal/desired"
+	"espalier/merkle"
+)
+
+// Mirror is an agent's verified copy of one set. It is safe for concurrent use.
+type Mirror struct {
+	dir    string
+	name   desired.Name
+	opener opener
+	log    *slog.Logger
+	slot   slot
+	state  atomic.Pointer[mirrorState]
+
+	mu      sync.Mutex // held while the mirror changes, which takes I/O
+	staging *Staging   // nil: none is open
+}
+
+type mirrorState struct {
+	head      desired.Head // zero: there is no mirror yet
+	tree      desired.Digest
+	floor     desired.Revision
+	delivered desired.Position
+}
+
+// OpenMirror opens the mirror of the set name in the data folder dir, which the
+// caller has locked with LockDir. A mirror that can't be read is put aside, for
+// the server has it all; its floor stays.
+func OpenMirror(dir string, name desired.Name, o Options) (*Mirror, error) {
+	if _, err := desired.ParseName(string(name)); err != nil {
+		return nil, err
+	}
+	if err := makeFolders(dir); err != nil {
+		return nil, err
+	}
+	opener := newOpener(o)
+	m := &Mirror{dir: dir, name: name, opener: opener, log: opener.log}
+	m.state.Store(&mirrorState{})
+	if err := removeFile(m.path(newSuffix)); err != nil {
+		return nil, err
+	}
+	switch err := m.open(); {
+	case errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, ErrCorrupt):
+		if err := m.putAside(err); err != nil {
+			return nil, err
+		}
+	case err != nil:
+		return nil, fmt.Errorf("mirror of %s: %w", name, err)
+	}
+	if err := m.openFloor(); err != nil {
+		m.slot.swap(nil)
+		return nil, fmt.Errorf("mirror of %s: %w", name, err)
+	}
+	return m, nil
+}
+
+// Path returns the path of the mirror's file, which is a backup of the set once
+// the mirror is closed.
+func (m *Mirror) Path() string { return m.path(setSuffix) }
+
+func (m *Mirror) path(suffix string) string { return setPath(m.dir, m.name, suffix) }
+
+// open opens the mirror's file.
+func (m *Mirror) open() error {
+	h, err := m.opener.open(m.path(setSuffix))
+	if err != nil {
+		return err
+	}
+	m.slot.swap(h)
+	if err := m.load(h); err != nil {
+		m.slot.swap(nil)
+		return fmt.Errorf("file %s: %w", h.path, err)
+	}
+	return nil
+}
+
+// load reads the state of the mirror in h.
+func (m *Mirror) load(h *handle) error {
+	st := *m.state.Load()
+	err := h.view(func(tx *bolt.Tx) error {
+		snap, err := openSnapshot(tx)
+		if err != nil {
+			return err
+		}
+		root, err := merkle.Root(snap)
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrCorrupt, err)
+		}
+		if snap.meta.name != m.name {
+			return fmt.Errorf("it mirrors the set %q, not %q; it was renamed or copied", snap.meta.name, m.name)
+		}
+		st.head, st.tree = snap.Head(), root.Digest
+		if v := tx.Bucket(bucketMeta).Get(metaDelivered); len(v) == positionBytes {
+			st.delivered = decodePosition(v)
+		}
+		return nil
+	})
+	if err == nil {
+		m.state.Store(&st)
+	}
+	return err
+}
+
+// putAside moves a mirror that can't be read out of the way.
+func (m *Mirror) putAside(why error) error {
+	m.slot.swap(nil)
+	m.log.Error("the mirror can't be read and will be fetched again", "set", m.name, "err", why, "kept", m.path(damagedSuffix))
+	m.state.Store(&mirrorState{floor: m.Floor()})
+	return renameFile(m.path(setSuffix), m.path(damagedSuffix))
+}
+
+// openFloor reads the floor and holds it against the mirror.
+func (m *Mirror) openFloor() error {
+	st := *m.state.Load()
+	floor, err := readFloor(m.path(floorSuffix))
+	if err != nil {
+		if st.head.Epoch.IsZero() {
+			return fmt.Errorf("%w; without it and without a mirror nothing says what this agent held. "+
+				"Remove it to accept whatever the server has", err)
+		}
+		m.log.Error("the floor can't be read; it begins anew at the mirror", "set", m.name, "err", err)
+	}
+	return m.setState(st, floor)
+}
+
+// setState makes st, which is in the file, the mirror's state. Its floor is the
+// later of floor and the head, once that is durable.
+func (m *Mirror) setState(st mirrorState, floor desired.Revision) error {
+	st.floor = floor
+	var err error
+	if !st.head.Epoch.IsZero() && (floor.Epoch.IsZero() || st.head.Follows(floor)) {
+		if err = writeFloor(m.path(floorSuffix), st.head.Revision); err == nil {
+			st.floor = st.head.Revision
+		}
+	}
+	m.state.Store(&st)
+	return err
+}
+
+// Close closes the mirror and its staging, which survives, once the views have
+// ended.
+func (m *Mirror) Close() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.shutStaging()
+	m.slot.swap(nil)
+	return nil
+}
+
+// shutStaging closes the staging if there is one.
+func (m *Mirror) shutStaging() {
+	if st := m.staging; st != nil {
+		m.staging = nil
+		st.mu.Lock()
+		defer st.mu.Unlock()
+		st.shut()
+	}
+}
+
+// Head returns the verified revision; zero if there is none yet.
+func (m *Mirror) Head() desired.Head { return m.state.Load().head }
+
+// Floor returns the latest revision that this mirror ever held; zero if it
+// never held any.
+func (m *Mirror) Floor() desired.Revision { return m.state.Load().floor }
+
+// TreeRoot returns the root of what is stored, as far as the tree knows: see
+// Repair.
+func (m *Mirror) TreeRoot() desired.Digest { return m.state.Load().tree }
+
+// Damaged reports whether what is stored is known not to be Head.
+func (m *Mirror) Damaged() bool {
+	st := m.state.Load()
+	return st.tree != st.head.Root
+}
+
+// Delivered returns the position that was last marked, zero if none was.
+func (m *Mirror) Delivered() desired.Position { return m.state.Load().delivered }
+
+// View calls fn with a snapshot of the mirror, which is valid until fn returns.
+// It returns ErrNotFound where there is no mirror yet, and an error that
+// matches ErrCorrupt if the snapshot comes upon damage: then it is time for
+// Repair. fn must not change the mirror.
+func (m *Mirror) View(fn func(*Snapshot) error) error {
+	h, err := m.borrow()
+	if err != nil {
+		return err
+	}
+	defer h.release()
+	return viewHandle(h, fn)
+}
+
+func (m *Mirror) borrow() (*handle, error) {
+	return m.slot.borrow(func() (*handle, error) { return nil, fmt.Errorf("mirror of %s: %w", m.name, ErrNotFound) })
+}
+
+// viewHandle calls fn with a snapshot of the set in h.
+func viewHandle(h *handle, fn func(*Snapshot) error) error {
+	return h.view(func(tx *bolt.Tx) error {
+		snap, err := openSnapshot(tx)
+		if err != nil {
+			return err
+		}
+		if err := fn(snap); err != nil {
+			return err
+		}
+		return snap.damage
+	})
+}
+
+// Adopt applies changes, which ascend by key, in one transaction. It commits
+// only if they lead to head.Root; else it returns an error that matches
+// ErrRootMismatch and nothing has changed. Changes that change nothing are
+// fine. The head's counts are computed, not taken over.
+//
+// It returns an error that matches ErrTooLarge if there are more than
+// MaxAdoptChanges or MaxAdoptBytes: those have to be staged.
+func (m *Mirror) Adopt(ctx context.Context, head desired.Head, changes iter.Seq2[desired.Change, error]) error {
+	next, stop := iter.Pull2(changes)
+	defer stop()
+	r := &changeReader{next: next}
+	b, more, err := r.batch(ctx, m.opener.inPlace)
+	if err == nil && more {
+		err = ErrTooLarge
+	}
+	if err != nil {
+		return fmt.Errorf("mirror of %s: %w", m.name, err)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	h, err := m.borrow()
+	if errors.Is(err, ErrNotFound) {
+		return m.adoptFirst(head, b)
+	}
+	if err != nil {
+		return err
+	}
+	defer h.release()
+	st := *m.state.Load()
+	_, err = h.update(func(tx *bolt.Tx) error {
+		e, err := openEdit(tx)
+		if err != nil {
+			return err
+		}
+		st.head, err = e.adopt(head, b, st.tree)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("mirror of %s: %w", m.name, err)
+	}
+	st.tree = st.head.Root
+	return m.setState(st, st.floor)
+}
+
+// adopt makes b lead to head and returns it with its counts. tree is the root
+// of what is stored before.
+func (e *edit) adopt(head desired.Head, b *batch, tree desired.Digest) (desired.Head, error) {
+	p, err := e.compare(b)
+	if err != nil {
+		return head, err
+	}
+	if err := e.grow(p, merkle.Shape{Salt: e.salt}); err != nil {
+		return head, err
+	}
+	if p.held.root != head.Root {
+		return head, fmt.Errorf("%w: the changes lead to %v, the head of %v is %v", ErrRootMismatch, p.held.root, head.Position, head.Root)
+	}
+	head = p.held.on(head)
+	if err := e.write(p); err != nil {
+		return head, err
+	}
+	if err := e.tx.Bucket(bucketMeta).Delete(metaMark); err != nil { // of the staging that this was
+		return head, err
+	}
+	switch {
+	case tree == e.head.Root && head.Number > e.head.Number:
+		return head, e.record(p, head, "", "")
+	case head.Revision == e.head.Revision && tree == e.head.Root:
+		return head, e.setHead(head)
+	}
+	// What went wrong before, or when, doesn't show in the keys.
+	return head, e.rebase(head, "", "")
+}
+
+// adoptFirst is Adopt where there is no mirror. Its tree has no salt, which
+// only matters once there are objects, so that it is good for an empty head.
+func (m *Mirror) adoptFirst(head desired.Head, b *batch) error {
+	l, err := newLoader(m.opener, m.path(newSuffix), m.name, 0)
+	if err != nil {
+		return err
+	}
+	defer l.abort()
+	for _, p := range b.changes {
+		if p.row == nil {
+			continue
+		}
+		if err := l.addRow(p.key, p.row); err != nil {
+			return err
+		}
+	}
+	h, err := l.finish(func(e *edit) error {
+		if e.head.Root != head.Root {
+			return fmt.Errorf("mirror of %s: %w: the changes lead to %v, the head of %v is %v",
+				m.name, ErrRootMismatch, e.head.Root, head.Position, head.Root)
+		}
+		head.Objects, head.Bytes = e.head.Objects, e.head.Bytes
+		return e.rebase(head, "", "")
+	})
+	if err != nil {
+		return err
+	}
+	return m.replaceNew(h, mirrorState{head: head, tree: head.Root})
+}
+
+// replace puts a file that is durable in the place of the mirror's, and makes
+// st its state, but for the floor. The file is the mirror's own if it is in its
+// slot afterwards, even if there is an error.
+func (m *Mirror) replace(h *handle, st mirrorState) error {
+	err := h.moveTo(m.path(setSuffix))
+	if h.path != m.path(setSuffix) {
+		return err
+	}
+	m.slot.swap(h)
+	if e := m.setState(st, m.Floor()); err == nil {
+		err = e
+	}
+	return err
+}
+
+// replaceNew is replace with a file that is of no use otherwise.
+func (m *Mirror) replaceNew(h *handle, st mirrorState) error {
+	err := m.replace(h, st)
+	if err != nil && !m.slot.holds(h) {
+		h.drop()
+	}
+	return err
+}
+
+// MarkDelivered remembers what an embedder's handler has acknowledged. The mark
+// stays with the mirror, whatever replaces it.
+func (m *Mirror) MarkDelivered(p desired.Position) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	h, err := m.borrow()
+	if err != nil {
+		return err
+	}
+	defer h.release()
+	_, err = h.update(func(tx *bolt.Tx) error {
+		return tx.Bucket(bucketMeta).Put(metaDelivered, appendPosition(nil, p))
+	})
+	if err != nil {
+		return fmt.Errorf("mirror of %s: %w", m.name, err)
+	}
+	st := *m.state.Load()
+	st.delivered = p
+	m.state.Store(&st)
+	return nil
+}

@@ -1,0 +1,263 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+
+	bolt "go.etcd.io/bbolt"
+
+	"espalier/internal/desired"
+)
+
+// rewrite merges a stream of changes with a set's objects into a new file. That
+// is faster than changing a large part of a file in place, keeps no more than a
+// transaction of the loader in memory, and leaves a compact file.
+type rewrite struct {
+	tally
+	l     *loader
+	guard *deleteGuard // nil: no limit
+
+	// base is the set's head before, zero for a set that is new; old stands at
+	// its next object.
+	base     desired.Head
+	old      *bolt.Cursor // nil: the set is new
+	key, row []byte
+
+	journal   journalWriter
+	forgetful bool // more keys were touched than a journal keeps
+}
+
+// newRewrite begins a rewrite into l of the set in old, nil for a new one, and
+// takes over what isn't objects. old must outlive the rewrite.
+func newRewrite(l *loader, old *bolt.Tx, base desired.Head) (*rewrite, error) {
+	r := &rewrite{l: l, base: base, forgetful: old == nil}
+	r.journal.number = base.Number + 1
+	if old == nil {
+		return r, nil
+	}
+	for _, name := range [][]byte{bucketRequests, bucketJournal} {
+		if err := l.copyBucket(old, name); err != nil {
+			return nil, err
+		}
+	}
+	r.old = old.Bucket(bucketObjects).Cursor()
+	r.key, r.row = r.old.First()
+	return r, nil
+}
+
+// apply applies the next change.
+func (r *rewrite) apply(c *desired.Change) error {
+	if err := r.copyUntil(c.Key); err != nil {
+		return err
+	}
+	var old []byte
+	if r.key != nil && bytes.Equal(r.key, c.Key) {
+		old = r.row
+		if len(old) < minObjectRow {
+			_, err := decodeObject(r.key, old)
+			return err
+		}
+		r.key, r.row = r.old.Next()
+	}
+	switch changed := r.count(old, c); {
+	case !changed && old != nil && !c.Deleted():
+		return r.l.addRow(c.Key, old)
+	case !changed:
+		return nil
+	}
+	if err := r.touch(c.Key); err != nil {
+		return err
+	}
+	if c.Deleted() {
+		return r.guard.check(r.deleted)
+	}
+	return r.l.add(c)
+}
+
+// copyUntil copies the old objects below key; nil: all that are left.
+func (r *rewrite) copyUntil(key []byte) error {
+	for r.key != nil && (key == nil || bytes.Compare(r.key, key) < 0) {
+		if err := r.l.addRow(r.key, r.row); err != nil {
+			return err
+		}
+		r.key, r.row = r.old.Next()
+	}
+	return nil
+}
+
+// touch journals key, unless there are already more keys than will be kept,
+// whatever comes: the limit grows by one for eight objects, the keys by one for
+// each.
+func (r *rewrite) touch(key []byte) error {
+	if r.forgetful {
+		return nil
+	}
+	if r.journal.count >= journalLimit(r.base.Objects+r.created) {
+		r.forgetful = true
+		return nil
+	}
+	return r.l.failed(r.journal.touch(r.l.w.Bucket(bucketJournal), key))
+}
+
+func (r *rewrite) changed() bool { return r.created+r.updated+r.deleted > 0 }
+
+// record makes head, whose root and counts are set, the revision in e.
+func (r *rewrite) record(e *edit, head desired.Head, journalled uint64, who, why string) error {
+	if r.forgetful {
+		return e.rebase(head, who, why)
+	}
+	e.journalled = journalled
+	return e.recordAs(&r.journal, head, who, why)
+}
+
+// commitByRewrite applies b and what r still has to read.
+func (s *Store) commitByRewrite(ctx context.Context, set *set, c *Commit, b *batch, r *changeReader) (Result, error) {
+	run := rewriteRun{Store: s, set: set, c: c, batch: b, reader: r}
+	if set.state.Load() == nil {
+		if err := run.run(ctx, nil); err != nil {
+			return Result{}, err
+		}
+	} else {
+		h, err := s.borrow(set)
+		if err != nil {
+			return Result{}, err
+		}
+		defer h.release()
+		if err := h.view(func(tx *bolt.Tx) error { return run.run(ctx, tx) }); err != nil {
+			return Result{}, s.judge(set, h, err)
+		}
+	}
+	if run.file == nil {
+		return run.unchanged()
+	}
+	if err := s.publish(set, run.file, run.result.Head); err != nil {
+		return Result{}, err
+	}
+	return run.result, nil
+}
+
+// rewriteRun is a commit by rewrite.
+type rewriteRun struct {
+	*Store
+	set    *set
+	c      *Commit
+	batch  *batch
+	reader *changeReader
+
+	result Result
+	file   *handle // nil: nothing has changed
+}
+
+// run merges the commit with the set in old, nil if it is new.
+func (run *rewriteRun) run(ctx context.Context, old *bolt.Tx) error {
+	e := &edit{meta: meta{name: run.set.name, salt: newSalt()}}
+	var guard *deleteGuard
+	if old != nil {
+		var err error
+		if e, err = openEdit(old); err != nil {
+			return err
+		}
+		a, ok, err := replay(old, e.head, run.c.Request)
+		if run.result = a; ok || err != nil {
+			return err
+		}
+		if run.c.MaxDelete != nil {
+			if guard, err = run.c.MaxDelete.on(e.rows, e.held); err != nil {
+				return err
+			}
+		}
+	}
+	if err := run.c.expect(e.head); err != nil {
+		return err
+	}
+	if err := needRoom(run.dir, fileBytes(e.head)+uint64(run.batch.bytes)); err != nil {
+		return err
+	}
+	l, err := newLoader(run.opener, setPath(run.dir, run.set.name, newSuffix), e.name, e.salt)
+	if err != nil {
+		return err
+	}
+	defer l.abort()
+	rw, err := newRewrite(l, old, e.head)
+	if err != nil {
+		return err
+	}
+	rw.guard = guard
+	if err := run.merge(ctx, rw); err != nil {
+		return err
+	}
+	return run.finish(rw, e.journalled)
+}
+
+// merge applies all changes.
+func (run *rewriteRun) merge(ctx context.Context, rw *rewrite) error {
+	for i := range run.batch.changes {
+		c := run.batch.changes[i].change()
+		if err := rw.apply(&c); err != nil {
+			return err
+		}
+	}
+	for {
+		c, ok, err := run.reader.read(ctx)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return rw.copyUntil(nil)
+		}
+		if err := rw.apply(&c); err != nil {
+			return err
+		}
+	}
+}
+
+// finish makes the new file a revision, if it is one.
+func (run *rewriteRun) finish(rw *rewrite, journalled uint64) error {
+	run.result = rw.result(rw.base)
+	if !rw.changed() {
+		return nil
+	}
+	head := rw.base
+	if head.Number++; rw.old == nil {
+		var err error
+		if head, err = run.fleet.begin(run.set.name); err != nil {
+			return err
+		}
+		rw.journal.number = head.Number
+	}
+	file, err := rw.l.finish(func(e *edit) error {
+		head = e.held.on(head)
+		if rw.created > 0 { // deletions are never refused
+			if err := rw.l.checkWidth(); err != nil {
+				return err
+			}
+		}
+		if err := run.c.arrive(head); err != nil {
+			return err
+		}
+		if err := rw.record(e, head, journalled, run.c.Who, run.c.Why); err != nil {
+			return err
+		}
+		run.result.Head = head
+		return remember(e.tx, run.c.Request, run.result)
+	})
+	if err != nil {
+		return err
+	}
+	run.file = file
+	run.result.Pages, run.result.BytesWritten = rw.l.wrote.pages, rw.l.wrote.bytes
+	return nil
+}
+
+// unchanged answers a commit that had nothing to rewrite.
+func (run *rewriteRun) unchanged() (Result, error) {
+	if run.set.state.Load() == nil { // and there is nothing to create one with
+		return Result{}, fmt.Errorf("%w: %s", ErrNotFound, run.set.name)
+	}
+	if run.result.Replayed || run.c.Request.ID == "" {
+		return run.result, nil
+	}
+	_, err := run.update(run.set, func(e *edit) error { return remember(e.tx, run.c.Request, run.result) })
+	return run.result, err
+}

@@ -1,0 +1,291 @@
+package store
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"slices"
+
+	bolt "go.etcd.io/bbolt"
+
+	"espalier/internal/desired"
+	"espalier/merkle"
+)
+
+// A set's file, and a mirror's, and a backup's, is a bbolt file with the
+// buckets below. Integers are big endian; "uvarint" is that of encoding/binary.
+//
+//	meta      "format"    uvarint: formatVersion
+//	          "name"      the set's name
+//	          "salt"      8 bytes: the seed of the tree's shape
+//	          "head"      epoch 16, number 8, root 32, objects 8, bytes 8, keys in the journal 8
+//	          "lineage"   (epoch 16, number 8)*: the epochs that were left, the latest first
+//	          "held"      root 32, objects 8, bytes 8: what is there, if that isn't what the
+//	                      head says: repaired mirrors only
+//	          "delivered" epoch 16, number 8: mirrors only
+//	          "mark"      the staging's mark: stagings only
+//	          "building"  1; there while the tree lags behind the objects: stagings only
+//	objects   key → digest 32, envelope
+//	tree      level 1, first key → digest 32, uvarint count
+//	journal   number 8 → root 32, entry (see journal.go): a revision; the first is a base
+//	          number 8, part 4 → keys (see journal.go) that come before those in the row above
+//	requests  slot 4, request id → answer (see requests.go)
+//
+// fleet.db:
+//
+//	meta      "format"    as above
+//	lineages  name → (epoch 16, number 8)*: the epochs that a set of this name ever had,
+//	          the latest first
+const formatVersion = 1
+
+var (
+	bucketMeta     = []byte("meta")
+	bucketObjects  = []byte("objects")
+	bucketTree     = []byte("tree")
+	bucketJournal  = []byte("journal")
+	bucketRequests = []byte("requests")
+	bucketLineages = []byte("lineages")
+
+	// setBuckets are those of a set's file.
+	setBuckets = [][]byte{bucketMeta, bucketObjects, bucketTree, bucketJournal, bucketRequests}
+
+	metaFormat    = []byte("format")
+	metaName      = []byte("name")
+	metaSalt      = []byte("salt")
+	metaHead      = []byte("head")
+	metaLineage   = []byte("lineage")
+	metaHeld      = []byte("held")
+	metaDelivered = []byte("delivered")
+	metaMark      = []byte("mark")
+	metaBuilding  = []byte("building")
+)
+
+const (
+	digestBytes   = len(desired.Digest{})
+	positionBytes = len(desired.Epoch{}) + 8
+	headBytes     = positionBytes + digestBytes + 3*8
+	// minObjectRow is a digest and the least envelope.
+	minObjectRow = digestBytes + 1
+)
+
+// meta is what the bucket of that name says of a set.
+type meta struct {
+	name       desired.Name
+	salt       uint64
+	head       desired.Head
+	journalled uint64 // keys in the journal
+	// held is what is there: what head says, except in a mirror that was
+	// repaired.
+	held content
+}
+
+// content is what the objects of a set are and add up to.
+type content struct {
+	root           desired.Digest
+	objects, bytes uint64
+}
+
+func contentOf(h desired.Head) content {
+	return content{root: h.Root, objects: h.Objects, bytes: h.Bytes}
+}
+
+// on returns h with the content c.
+func (c content) on(h desired.Head) desired.Head {
+	h.Root, h.Objects, h.Bytes = c.root, c.objects, c.bytes
+	return h
+}
+
+func (m *meta) shape() merkle.Shape {
+	return merkle.Shape{Salt: m.salt, MaxChildren: merkle.MaxChildren}
+}
+
+// checkFormat returns nil if the file is of the version that this program
+// writes.
+func checkFormat(b *bolt.Bucket) error {
+	if b == nil {
+		return fmt.Errorf("%w: it has no format version; it was not written by espalier", ErrFormat)
+	}
+	v := b.Get(metaFormat)
+	version, n := binary.Uvarint(v)
+	switch {
+	case n <= 0 || n != len(v):
+		return fmt.Errorf("%w: %x", ErrFormat, v)
+	case version != formatVersion:
+		return fmt.Errorf("%w %d: this program writes version %d; use the program that wrote it", ErrFormat, version, formatVersion)
+	}
+	return nil
+}
+
+func readMeta(tx *bolt.Tx) (meta, error) {
+	b := tx.Bucket(bucketMeta)
+	if err := checkFormat(b); err != nil {
+		return meta{}, err
+	}
+	var m meta
+	m.name = desired.Name(b.Get(metaName))
+	salt := b.Get(metaSalt)
+	if len(salt) != 8 {
+		return meta{}, fmt.Errorf("%w: meta row %q has %d bytes, want 8", ErrCorrupt, metaSalt, len(salt))
+	}
+	m.salt = binary.BigEndian.Uint64(salt)
+	if err := m.decodeHead(b.Get(metaHead)); err != nil {
+		return meta{}, err
+	}
+	if held := b.Get(metaHeld); len(held) == digestBytes+16 {
+		n := copy(m.held.root[:], held)
+		m.held.objects, m.held.bytes = binary.BigEndian.Uint64(held[n:]), binary.BigEndian.Uint64(held[n+8:])
+	}
+	var err error
+	m.head.Lineage, err = decodePositions(b.Get(metaLineage))
+	return m, err
+}
+
+func (m *meta) decodeHead(v []byte) error {
+	if len(v) != headBytes {
+		return fmt.Errorf("%w: meta row %q has %d bytes, want %d", ErrCorrupt, metaHead, len(v), headBytes)
+	}
+	m.head.Position = decodePosition(v)
+	copy(m.head.Root[:], v[positionBytes:])
+	v = v[positionBytes+digestBytes:]
+	m.head.Objects = binary.BigEndian.Uint64(v)
+	m.head.Bytes = binary.BigEndian.Uint64(v[8:])
+	m.journalled = binary.BigEndian.Uint64(v[16:])
+	m.held = contentOf(m.head)
+	return nil
+}
+
+// metaRow is a row of the bucket meta.
+type metaRow struct{ key, value []byte }
+
+func sortRows(rows []metaRow) {
+	slices.SortFunc(rows, func(a, b metaRow) int { return bytes.Compare(a.key, b.key) })
+}
+
+// rows returns all rows that every file has, ascending.
+func (m *meta) rows() []metaRow {
+	return []metaRow{
+		{metaFormat, binary.AppendUvarint(nil, formatVersion)},
+		{metaHead, m.encodeHead()},
+		{metaLineage, encodePositions(m.head.Lineage)},
+		{metaName, []byte(m.name)},
+		{metaSalt, binary.BigEndian.AppendUint64(nil, m.salt)},
+	}
+}
+
+// create writes all rows.
+func (m *meta) create(tx *bolt.Tx) error {
+	b := tx.Bucket(bucketMeta)
+	for _, r := range m.rows() {
+		if err := b.Put(r.key, r.value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *meta) encodeHead() []byte {
+	v := appendPosition(make([]byte, 0, headBytes), m.head.Position)
+	v = append(v, m.head.Root[:]...)
+	v = binary.BigEndian.AppendUint64(v, m.head.Objects)
+	v = binary.BigEndian.AppendUint64(v, m.head.Bytes)
+	return binary.BigEndian.AppendUint64(v, m.journalled)
+}
+
+// write writes the rows that follow the head.
+func (m *meta) write(tx *bolt.Tx) error {
+	b := tx.Bucket(bucketMeta)
+	if err := b.Put(metaHead, m.encodeHead()); err != nil {
+		return err
+	}
+	if err := m.writeHeld(b); err != nil {
+		return err
+	}
+	lineage := encodePositions(m.head.Lineage)
+	if bytes.Equal(lineage, b.Get(metaLineage)) {
+		return nil
+	}
+	return b.Put(metaLineage, lineage)
+}
+
+func (m *meta) writeHeld(b *bolt.Bucket) error {
+	if m.held == contentOf(m.head) {
+		return b.Delete(metaHeld)
+	}
+	v := binary.BigEndian.AppendUint64(bytes.Clone(m.held.root[:]), m.held.objects)
+	return b.Put(metaHeld, binary.BigEndian.AppendUint64(v, m.held.bytes))
+}
+
+func appendPosition(b []byte, p desired.Position) []byte {
+	return binary.BigEndian.AppendUint64(append(b, p.Epoch[:]...), p.Number)
+}
+
+// decodePosition reads the first positionBytes of v, which must be there.
+func decodePosition(v []byte) desired.Position {
+	var p desired.Position
+	n := copy(p.Epoch[:], v)
+	p.Number = binary.BigEndian.Uint64(v[n:])
+	return p
+}
+
+func encodePositions(all []desired.Position) []byte {
+	var b []byte
+	for _, p := range all {
+		b = appendPosition(b, p)
+	}
+	return b
+}
+
+func decodePositions(v []byte) ([]desired.Position, error) {
+	if len(v)%positionBytes != 0 || len(v) > desired.MaxLineage*positionBytes {
+		return nil, fmt.Errorf("%w: a lineage of %d bytes", ErrCorrupt, len(v))
+	}
+	var all []desired.Position
+	for ; len(v) > 0; v = v[positionBytes:] {
+		all = append(all, decodePosition(v))
+	}
+	return all, nil
+}
+
+// decodeObject splits the row of an object. It checks neither half.
+func decodeObject(key, row []byte) (desired.Change, error) {
+	if len(row) < minObjectRow {
+		return desired.Change{}, fmt.Errorf("%w: object %q: its row has %d bytes, want %d or more",
+			ErrCorrupt, key, len(row), minObjectRow)
+	}
+	c := desired.Change{Key: key, Envelope: desired.Envelope(row[digestBytes:])}
+	copy(c.Digest[:], row)
+	return c, nil
+}
+
+// verify returns nil if the object's digest is that of its content.
+func verify(h *desired.Hasher, c desired.Change) error {
+	if h.Sum(c.Key, c.Envelope) != c.Digest {
+		return fmt.Errorf("%w: object %q: its content does not match its digest", ErrCorrupt, c.Key)
+	}
+	return nil
+}
+
+func appendTreeKey(b []byte, level int, first []byte) []byte {
+	return append(append(b, byte(level)), first...)
+}
+
+func encodeNode(row *merkle.Row) []byte {
+	v := make([]byte, 0, digestBytes+binary.MaxVarintLen64)
+	return binary.AppendUvarint(append(v, row.Digest[:]...), row.Count)
+}
+
+// decodeNode returns the row stored under key, which is that of the tree's
+// bucket.
+func decodeNode(key, v []byte) (merkle.Row, error) {
+	if len(key) == 0 || key[0] == 0 || int(key[0]) > merkle.MaxLevel || len(v) <= digestBytes {
+		return merkle.Row{}, fmt.Errorf("%w: tree row %q: malformed", ErrCorrupt, key)
+	}
+	row := merkle.Row{Key: key[1:]}
+	copy(row.Digest[:], v)
+	count, n := binary.Uvarint(v[digestBytes:])
+	if n != len(v)-digestBytes {
+		return merkle.Row{}, fmt.Errorf("%w: tree row at level %d, %q: malformed count", ErrCorrupt, key[0], row.Key)
+	}
+	row.Count = count
+	return row, nil
+}

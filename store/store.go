@@ -1,0 +1,252 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	bolt "go.etcd.io/bbolt"
+
+	"espalier/internal/desired"
+)
+
+// Options configures a Store or a Mirror; the zero value works.
+type Options struct {
+	// Logger receives what an operator should know; nil: slog.Default().
+	Logger *slog.Logger
+	// OpenFiles is how many sets' files are kept open; 0: DefaultOpenFiles.
+	OpenFiles int
+	// Probe checks the file at path before it is first opened after an unclean
+	// stop. It should run the function Probe in a child process, since opening
+	// a damaged file can crash in a goroutine of bbolt's own. nil: the file is
+	// checked in this process, as well as possible.
+	Probe func(ctx context.Context, path string) error
+
+	small int // in tests: the rows of every bound
+}
+
+// Store holds the sets of an orchestrator in a data folder of its own. It is
+// safe for concurrent use.
+type Store struct {
+	dir    string
+	log    *slog.Logger
+	opener opener
+	folder io.Closer // the lock on dir
+	pool   *pool
+	fleet  *fleet
+
+	mu     sync.RWMutex
+	sets   map[desired.Name]*set // some of which don't exist any more, or not yet
+	closed bool
+	active sync.WaitGroup // calls; added to only while !closed
+}
+
+// Open opens the store in dir, which it creates if need be. It returns an error
+// that matches ErrInUse if another process has it open. A set whose file can't
+// be read is quarantined by name; the others go on.
+func Open(dir string, o Options) (*Store, error) {
+	folder, err := LockDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	size := o.OpenFiles
+	if size <= 0 {
+		size = DefaultOpenFiles
+	}
+	opener := newOpener(o)
+	s := &Store{dir: dir, log: opener.log, opener: opener, folder: folder, pool: newPool(size), sets: map[desired.Name]*set{}}
+	if err := s.index(); err != nil {
+		folder.Close()
+		return nil, err
+	}
+	s.fleet = openFleet(dir, opener)
+	if s.fleet.err != nil {
+		s.log.Error("sets can be neither created nor deleted nor restored", "err", s.fleet.err)
+	}
+	return s, nil
+}
+
+// index reads the heads of all sets, and removes what a crash left over.
+func (s *Store) index() error {
+	folder := filepath.Join(s.dir, setsFolder)
+	files, err := os.ReadDir(folder)
+	if err != nil {
+		return fmt.Errorf("read data folder: %w", err)
+	}
+	for _, f := range files {
+		path := filepath.Join(folder, f.Name())
+		base, isSet := strings.CutSuffix(f.Name(), setSuffix)
+		switch {
+		case isSet:
+			s.admit(path, base)
+		case strings.HasSuffix(f.Name(), newSuffix):
+			if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("remove temporary file: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+// admit adds the set whose file is at path.
+func (s *Store) admit(path, base string) {
+	found, err := readHead(path)
+	if err == nil && setPath(s.dir, found.Name, setSuffix) != path {
+		err = fmt.Errorf("%w: file %s holds the set %q: it was renamed or copied", ErrCorrupt, path, found.Name)
+	}
+	if err != nil {
+		found.Name = desired.Name(base)
+	}
+	set := newSet(s.dir, found.Name)
+	set.path = path
+	set.setHead(found.Head)
+	if err != nil {
+		set.quarantine(s.log, err)
+	}
+	s.sets[set.name] = set
+}
+
+// readHead reads the name and head in the file at path, with as little effort
+// as possible: nothing is known of its other pages.
+func readHead(path string) (NamedHead, error) {
+	h, err := openReadOnly(path)
+	if err != nil {
+		return NamedHead{}, err
+	}
+	defer h.retire()
+	var m meta
+	err = h.view(func(tx *bolt.Tx) (err error) {
+		m, err = readMeta(tx)
+		return err
+	})
+	if err != nil {
+		return NamedHead{}, fmt.Errorf("file %s: %w", path, err)
+	}
+	return NamedHead{Name: m.name, Head: m.head}, nil
+}
+
+// Close closes the store, once the calls that are running have returned.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	closed := s.closed
+	s.closed = true
+	s.mu.Unlock()
+	if closed {
+		return ErrClosed
+	}
+	s.active.Wait()
+	for _, set := range s.sets {
+		set.slot.swap(nil)
+	}
+	s.fleet.close()
+	return s.folder.Close()
+}
+
+// enter notes a call, which ends with leave.
+func (s *Store) enter() error {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.closed {
+		return ErrClosed
+	}
+	s.active.Add(1)
+	return nil
+}
+
+func (s *Store) leave() { s.active.Done() }
+
+// NamedHead is a set and its head.
+type NamedHead struct {
+	Name desired.Name
+	Head desired.Head
+	// Err says why the set is quarantined; nil: it isn't.
+	Err error
+}
+
+// Heads returns all sets by name, from memory.
+func (s *Store) Heads() []NamedHead {
+	s.mu.RLock()
+	heads := make([]NamedHead, 0, len(s.sets))
+	for _, set := range s.sets {
+		if st := set.state.Load(); st != nil {
+			heads = append(heads, NamedHead{Name: set.name, Head: st.head, Err: st.err})
+		}
+	}
+	s.mu.RUnlock()
+	slices.SortFunc(heads, func(a, b NamedHead) int { return strings.Compare(string(a.Name), string(b.Name)) })
+	return heads
+}
+
+// Head returns the set's head, from memory. It returns an error that matches
+// ErrNotFound or ErrQuarantined if it can't be served.
+func (s *Store) Head(name desired.Name) (desired.Head, error) {
+	s.mu.RLock()
+	set := s.sets[name]
+	s.mu.RUnlock()
+	if set == nil {
+		return desired.Head{}, fmt.Errorf("%w: %s", ErrNotFound, name)
+	}
+	return set.head()
+}
+
+// find returns the set if it is in service.
+func (s *Store) find(name desired.Name) (*set, error) {
+	set, st := s.lookup(name)
+	if st == nil {
+		return nil, fmt.Errorf("%w: %s", ErrNotFound, name)
+	}
+	return set, st.err
+}
+
+// lookup returns the set of that name, there or not, and its state, nil if it
+// isn't there.
+func (s *Store) lookup(name desired.Name) (*set, *setState) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	found := s.sets[name]
+	if found == nil {
+		return newSet(s.dir, name), nil
+	}
+	return found, found.state.Load()
+}
+
+// intern is lookup for who may create the set.
+func (s *Store) intern(name desired.Name) (*set, error) {
+	if _, err := desired.ParseName(string(name)); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	found := s.sets[name]
+	if found == nil {
+		found = newSet(s.dir, name)
+		s.sets[name] = found
+	}
+	return found, nil
+}
+
+// View calls fn with a snapshot of the set, which is valid until fn returns. If
+// the snapshot comes upon damage, the set is quarantined.
+//
+// What is slow does not belong in fn: an open snapshot keeps the file from
+// reusing space. fn must not write to the set, and must leave the snapshot to
+// its own goroutine.
+func (s *Store) View(name desired.Name, fn func(*Snapshot) error) error {
+	if err := s.enter(); err != nil {
+		return err
+	}
+	defer s.leave()
+	set, err := s.find(name)
+	if err != nil {
+		return err
+	}
+	return s.read(set, fn)
+}
