@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc"
@@ -17,6 +18,7 @@ import (
 
 	"espalier/internal/delta"
 	"espalier/internal/desired"
+	"espalier/internal/wire"
 	espalierv1 "espalier/proto/espalier/v1"
 	"espalier/store"
 )
@@ -76,11 +78,28 @@ func Open(o Options) (*Agent, error) {
 	if len(o.Sets) == 0 {
 		o.Sets = []desired.Name{o.Host}
 	}
+	if err := checkSets(o.Sets); err != nil {
+		return nil, err
+	}
 	a := &Agent{options: o, log: cmp.Or(o.Logger, slog.Default()), codec: delta.NewCodec()}
 	if err := a.open(); err != nil {
 		return nil, errors.Join(err, a.Close())
 	}
 	return a, nil
+}
+
+// checkSets returns an error that matches desired.ErrInvalid for sets that can't
+// be polled together.
+func checkSets(sets []desired.Name) error {
+	if len(sets) > wire.MaxPolledSets {
+		return fmt.Errorf("%w agent: %d sets, at most %d are allowed", desired.ErrInvalid, len(sets), wire.MaxPolledSets)
+	}
+	for i, name := range sets {
+		if slices.Contains(sets[:i], name) {
+			return fmt.Errorf("%w agent: it is to mirror set %q twice", desired.ErrInvalid, name)
+		}
+	}
+	return nil
 }
 
 func (a *Agent) open() (err error) {
@@ -134,6 +153,9 @@ func (a *Agent) Run(ctx context.Context) error {
 			wait = min(wait, backoff(failures))
 			a.log.Warn("not synced; what was verified last stays in force", "error", err, "retry_in", wait)
 		default:
+			if failures > 0 {
+				a.log.Info("in step with the server again", "failures", failures)
+			}
 			failures = 0
 		}
 		for _, s := range report.Sets {
@@ -156,14 +178,26 @@ func (a *Agent) interval() time.Duration {
 
 // View calls fn with the mirror of a set as it was last verified. fn must
 // return soon, and not call the Agent. It returns an error that matches
-// store.ErrNotFound where nothing is mirrored yet.
+// store.ErrNotFound where nothing is mirrored yet, and one that matches
+// store.ErrCorrupt where what was verified is damaged and not yet fetched again.
 func (a *Agent) View(set desired.Name, fn func(*store.Snapshot) error) error {
+	m, err := a.mirror(set)
+	if err != nil {
+		return err
+	}
+	if m.Damaged() {
+		return fmt.Errorf("mirror of %q: %w: a sync with the server mends it", set, store.ErrCorrupt)
+	}
+	return m.View(fn)
+}
+
+func (a *Agent) mirror(set desired.Name) (*mirror, error) {
 	for _, m := range a.mirrors {
 		if m.name == set {
-			return m.View(fn)
+			return m, nil
 		}
 	}
-	return fmt.Errorf("set %q: %w", set, store.ErrNotFound)
+	return nil, fmt.Errorf("set %q: %w", set, store.ErrNotFound)
 }
 
 // Check recomputes the mirrors from what is stored and returns how many objects
@@ -182,10 +216,9 @@ func (a *Agent) Check(ctx context.Context) (damaged int, err error) {
 // MirrorPath returns the path of the file that a set is mirrored in; it is a
 // backup of the set, once the Agent is closed.
 func (a *Agent) MirrorPath(set desired.Name) (string, error) {
-	for _, m := range a.mirrors {
-		if m.name == set {
-			return m.Path(), nil
-		}
+	m, err := a.mirror(set)
+	if err != nil {
+		return "", err
 	}
-	return "", fmt.Errorf("set %q: %w", set, store.ErrNotFound)
+	return m.Path(), nil
 }

@@ -38,10 +38,11 @@ type Update struct {
 	Changes iter.Seq2[desired.Change, error]
 }
 
-// deliver hands to the Handler what it was not told yet.
+// deliver hands to the Handler what it was not told yet, whether or not there is
+// a server. What is damaged is not what was published: it has to be mended first.
 func (a *Agent) deliver(ctx context.Context, m *mirror) error {
 	head, told := m.Head(), m.Delivered()
-	if a.options.Handler == nil || head.Number == 0 || told == head.Position {
+	if a.options.Handler == nil || head.Number == 0 || told == head.Position || m.Damaged() || ctx.Err() != nil {
 		return nil
 	}
 	u := Update{Set: m.name, Head: head, Full: true, Changes: m.objects()}
@@ -57,10 +58,34 @@ func (a *Agent) deliver(ctx context.Context, m *mirror) error {
 			return err
 		}
 	}
-	if err := a.options.Handler.Handle(ctx, u); err != nil {
+	var unread error
+	u.Changes = noting(u.Changes, &unread)
+	err := a.options.Handler.Handle(ctx, u)
+	if err == nil {
+		err = unread // whatever it made of the rest, it was not told everything
+	}
+	if errors.Is(unread, store.ErrCorrupt) {
+		_, mended := m.Repair(ctx)
+		err = errors.Join(err, mended)
+	}
+	if err != nil {
 		return fmt.Errorf("handler for set %q at revision %s: %w", m.name, head.Position, err)
 	}
 	return m.MarkDelivered(head.Position)
+}
+
+// noting returns changes, and notes the error that reading them ends with.
+func noting(changes iter.Seq2[desired.Change, error], failed *error) iter.Seq2[desired.Change, error] {
+	return func(yield func(desired.Change, error) bool) {
+		for c, err := range changes {
+			if err != nil {
+				*failed = err
+			}
+			if !yield(c, err) {
+				return
+			}
+		}
+	}
 }
 
 // deliverKeys bounds the keys of an update that is not Full.

@@ -84,7 +84,10 @@ func withSilence(ctx context.Context) (context.Context, *silence) {
 	return call, &silence{call: call, cancel: cancel, timer: timer}
 }
 
-func (s *silence) heard() { s.timer.Reset(CallTimeout) }
+// heard stops the clock: what the agent does with what it heard may take its
+// time. listen starts it anew.
+func (s *silence) heard()  { s.timer.Stop() }
+func (s *silence) listen() { s.timer.Reset(CallTimeout) }
 
 func (s *silence) stop() {
 	s.timer.Stop()

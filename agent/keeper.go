@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -26,6 +27,7 @@ type keeper struct {
 	pending []desired.Change
 	bytes   int
 	writing chan error // a Write under way sends its outcome; nil: there is none
+	failed  error      // of a Write: what it had is lost, so no mark may pass it
 }
 
 // openKeeper goes on with what an earlier pull has staged.
@@ -36,11 +38,17 @@ func openKeeper(m *mirror) (*keeper, error) {
 
 // have tells a receiver what to start from.
 func (k *keeper) have() (delta.Have, error) {
+	if k.staging != nil && k.staging.Mark() == nil { // nothing has come since it was made
+		if err := k.staging.Discard(); err != nil {
+			return delta.Have{}, err
+		}
+		k.staging = nil
+	}
 	have := delta.Have{Set: k.name, Verified: k.mirror.Head().Revision, Damaged: k.mirror.Damaged()}
 	if k.staging != nil {
 		have.Salt = k.staging.Salt()
 		mark, err := delta.DecodeMark(k.staging.Mark())
-		if err != nil { // nothing was staged, or by another version: compare it
+		if err != nil { // it is of another version: compare what is staged
 			mark = delta.Mark{Mode: delta.Descent}
 		}
 		have.Mark = &mark
@@ -107,20 +115,22 @@ func (k *keeper) stage(ctx context.Context, kind store.StageKind, salt uint64) e
 	return err
 }
 
-// flush hands what is pending to the staging, and makes one if need be. It
-// returns once the flush before is durable.
+// flush hands what is pending to the staging, and makes one of the mirror if
+// need be. It returns once the flush before is durable.
+//
+// mark covers exactly what was handed out: what is pending, and what was flushed
+// before.
 func (k *keeper) flush(ctx context.Context, mark delta.Mark) error {
-	if k.staging == nil {
+	if k.staging == nil { // then there is a mirror: a full pull begins with a staging
 		var salt uint64
-		kind := store.StageEmpty
 		err := k.mirror.View(func(s *store.Snapshot) error {
-			salt, kind = s.Shape().Salt, store.StageCopy
+			salt = s.Shape().Salt
 			return nil
 		})
-		if err != nil && !errors.Is(err, store.ErrNotFound) {
-			return err
+		if err == nil {
+			err = k.stage(ctx, store.StageCopy, salt)
 		}
-		if err := k.stage(ctx, kind, salt); err != nil {
+		if err != nil {
 			return err
 		}
 	}
@@ -130,22 +140,25 @@ func (k *keeper) flush(ctx context.Context, mark delta.Mark) error {
 	batch, encoded, done := settle(k.pending), mark.Encode(), make(chan error, 1)
 	k.pending, k.bytes, k.writing = nil, 0, done
 	staging := k.staging
+	ctx = context.WithoutCancel(ctx) // a pull that is called off keeps what it has
 	go func() { done <- staging.Write(ctx, batch, encoded) }()
 	return nil
 }
 
-// wait waits for the write under way, if there is one.
+// wait waits for the write under way, if there is one, and returns the error of
+// the first that failed.
 func (k *keeper) wait() error {
-	if k.writing == nil {
-		return nil
+	if k.writing != nil {
+		k.failed = cmp.Or(k.failed, <-k.writing)
+		k.writing = nil
 	}
-	err := <-k.writing
-	k.writing = nil
-	return err
+	return k.failed
 }
 
-// save makes what is pending durable, so that it need not be sent again.
+// save makes what is pending durable, so that it need not be sent again, also
+// once ctx is done.
 func (k *keeper) save(ctx context.Context, mark delta.Mark) error {
+	ctx = context.WithoutCancel(ctx)
 	if len(k.pending) > 0 {
 		if err := k.flush(ctx, mark); err != nil {
 			return err
@@ -161,7 +174,8 @@ func (k *keeper) verify(ctx context.Context, r *delta.Receiver, head desired.Hea
 	}
 	var err error
 	if k.staging == nil {
-		err = k.mirror.Adopt(ctx, head, all(settle(k.pending)))
+		k.pending = settle(k.pending)
+		err = k.mirror.Adopt(ctx, head, all(k.pending))
 	} else {
 		if err := k.save(ctx, r.Mark()); err != nil {
 			return err
@@ -177,7 +191,8 @@ func (k *keeper) verify(ctx context.Context, r *delta.Receiver, head desired.Hea
 	return r.Verified(err == nil)
 }
 
-// settle returns changes in key order; of several to one key, the last.
+// settle returns changes, whose memory it uses, in key order; of several to one
+// key, the last.
 func settle(changes []desired.Change) []desired.Change {
 	ordered := func(a, b desired.Change) int { return bytes.Compare(a.Key, b.Key) }
 	if !slices.IsSortedFunc(changes, ordered) {

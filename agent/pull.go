@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"sync"
@@ -13,6 +14,7 @@ import (
 	"espalier/internal/wire"
 	"espalier/merkle"
 	espalierv1 "espalier/proto/espalier/v1"
+	"espalier/store"
 )
 
 // pull brings a mirror up to date by a stream, and after a break by another: as
@@ -22,7 +24,7 @@ func (a *Agent) pull(ctx context.Context, m *mirror, s *SetReport) (trips int, e
 	if err != nil {
 		return 0, err
 	}
-	for failures := 0; failures < PullAttempts; {
+	for failures := 0; ; {
 		have, err := k.have()
 		if err != nil {
 			return trips, err
@@ -37,20 +39,19 @@ func (a *Agent) pull(ctx context.Context, m *mirror, s *SetReport) (trips int, e
 		if err == nil {
 			return trips, nil
 		}
-		if !retryable(err) || ctx.Err() != nil {
-			return trips, errors.Join(err, k.save(context.WithoutCancel(ctx), r.Mark()))
+		saved := k.save(ctx, r.Mark())
+		if saved != nil && !errors.Is(err, saved) {
+			return trips, errors.Join(err, saved)
 		}
 		if stats.Upserts+stats.Deletes > 0 {
 			failures = 0
 		}
-		failures++
-		if err := k.save(ctx, r.Mark()); err != nil || failures == PullAttempts {
+		if failures++; failures == PullAttempts || !retryable(err) || ctx.Err() != nil {
 			return trips, err
 		}
 		a.log.Info("a pull was cut; going on from what has come", "set", m.name, "error", err)
 		sleep(ctx, backoff(failures))
 	}
-	return trips, err
 }
 
 // retryable reports whether the connection failed, and not what it carried.
@@ -89,24 +90,34 @@ func (a *Agent) round(ctx context.Context, r *delta.Receiver, k *keeper) error {
 	}()
 	stream, err := a.client.Pull(call)
 	if err != nil {
-		return silence.explain(err)
+		return a.theirs(silence.explain(err))
 	}
 	sending.Go(func() { send(stream, requests) })
 	requests <- open
 	for {
+		silence.listen()
 		msg, err := stream.Recv()
 		if err != nil {
-			return silence.explain(noEOF(err))
+			return a.theirs(silence.explain(noEOF(err)))
 		}
 		silence.heard()
 		resp, err := wire.PullResponseFromWire(msg)
 		if err != nil {
-			return err
+			return a.theirs(err)
 		}
 		if over, err := a.handle(ctx, call, r, k, resp, requests); over || err != nil {
 			return err
 		}
 	}
+}
+
+// theirs returns an error of the server as such: what is corrupt over there says
+// nothing of what is here.
+func (a *Agent) theirs(err error) error {
+	if errors.Is(err, store.ErrCorrupt) {
+		return fmt.Errorf("pull from %s: %v", a.options.Server, err) //nolint:errorlint // ErrCorrupt stands for this host's files
+	}
+	return fmt.Errorf("pull from %s: %w", a.options.Server, err)
 }
 
 // send sends requests until they end. An error shows where responses are

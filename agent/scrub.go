@@ -30,10 +30,11 @@ func (a *Agent) scrub(ctx context.Context, budget int) error {
 			if err != nil {
 				return err
 			}
-			if budget -= len(c.Key) + len(c.Envelope); budget < 0 {
+			if budget <= 0 { // not before one was read, however large
 				next = bytes.Clone(c.Key)
 				return nil
 			}
+			budget -= len(c.Key) + len(c.Envelope)
 		}
 		return nil
 	})

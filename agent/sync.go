@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"espalier/internal/delta"
@@ -52,31 +51,30 @@ func (a *Agent) Sync(ctx context.Context) (Report, error) {
 	sent, received := a.traffic.sent.Load(), a.traffic.received.Load()
 	report := Report{Host: a.options.Host, Sets: make([]SetReport, len(a.mirrors)), RoundTrips: 1}
 	answers, err := a.poll(ctx)
+	failures := []error{err}
 	for i, m := range a.mirrors {
 		s := &report.Sets[i]
-		s.Set = m.name
-		if answer, ok := answers[i]; ok && err == nil {
-			var trips int
-			if trips, s.Err = a.follow(ctx, m, answer, s); s.Err != nil {
-				s.Err = fmt.Errorf("set %q: %w", m.name, s.Err)
-			}
-			report.RoundTrips += trips
+		if s.Set, s.Err = m.name, err; err == nil {
+			report.RoundTrips += a.follow(ctx, m, answers[i], s)
+			failures = append(failures, s.Err)
 		}
-		if s.Head = m.Head(); s.Err == nil {
-			s.Err = a.deliver(ctx, m)
+		s.Head = m.Head()
+		if err := a.deliver(ctx, m); err != nil {
+			s.Err = errors.Join(s.Err, err)
+			failures = append(failures, err)
 		}
-		err = errors.Join(err, s.Err)
 	}
 	report.BytesSent, report.BytesReceived = a.traffic.sent.Load()-sent, a.traffic.received.Load()-received
 	report.Duration = time.Since(start)
-	return report, err
+	return report, errors.Join(failures...)
 }
 
-// poll asks about all sets and returns the answers by the index of the mirror.
+// poll asks about all sets and returns an answer for each mirror, nil for one
+// that is current.
 //
 // The call is bounded by a timer and not by a deadline, which would travel as a
 // header of its own with every poll.
-func (a *Agent) poll(ctx context.Context) (map[int]wire.Answer, error) {
+func (a *Agent) poll(ctx context.Context) ([]*wire.Answer, error) {
 	call, silence := withSilence(ctx)
 	defer silence.stop()
 	held := make([]delta.Held, len(a.mirrors))
@@ -92,9 +90,9 @@ func (a *Agent) poll(ctx context.Context) (map[int]wire.Answer, error) {
 		return nil, fmt.Errorf("poll %s: %w", a.options.Server, err)
 	}
 	a.next = next
-	answers := make(map[int]wire.Answer, len(list))
-	for _, answer := range list {
-		answers[answer.Index] = answer
+	answers := make([]*wire.Answer, len(held))
+	for i := range list {
+		answers[list[i].Index] = &list[i]
 	}
 	return answers, nil
 }
@@ -110,15 +108,40 @@ func (m *mirror) held() delta.Held {
 	return delta.Held{Name: m.name, Epoch: head.Epoch.Prefix(), Number: head.Number, Root: root.Prefix()}
 }
 
-// follow brings a mirror to where the answer says.
-func (a *Agent) follow(ctx context.Context, m *mirror, answer wire.Answer, s *SetReport) (trips int, err error) {
+// follow brings a mirror to where the answer says, nil if it is there, and
+// notes in s how that went. A mirror that turns out to be damaged is mended on
+// the way.
+func (a *Agent) follow(ctx context.Context, m *mirror, answer *wire.Answer, s *SetReport) (trips int) {
+	err := error(nil)
+	if answer != nil {
+		trips, err = a.act(ctx, m, answer, s)
+	}
+	if errors.Is(err, store.ErrCorrupt) {
+		a.log.Warn("what is mirrored is damaged; comparing it anew", "set", m.name, "error", err)
+		if err = m.mend(ctx); err == nil {
+			var more int
+			more, err = a.pull(ctx, m, s)
+			trips += more
+		}
+	}
+	if err == nil {
+		err = m.discardStaging()
+	}
+	if err != nil {
+		s.Err = fmt.Errorf("set %q: %w", m.name, err)
+	}
+	return trips
+}
+
+// act does what the answer to a poll says.
+func (a *Agent) act(ctx context.Context, m *mirror, answer *wire.Answer, s *SetReport) (trips int, err error) {
 	switch answer.Status {
 	case wire.StatusDelta:
 		err := a.adopt(ctx, m, answer, s)
-		if !errors.Is(err, store.ErrRootMismatch) {
+		if !errors.Is(err, errUseless) {
 			return 0, err
 		}
-		a.log.Warn("a delta did not give its root; comparing trees instead", "set", m.name)
+		a.log.Warn("a delta did not give its root; pulling instead", "set", m.name, "error", err)
 		return a.pull(ctx, m, s)
 	case wire.StatusPull:
 		if err := admit(m.Floor(), answer.Head); err != nil {
@@ -128,22 +151,52 @@ func (a *Agent) follow(ctx context.Context, m *mirror, answer wire.Answer, s *Se
 	case wire.StatusUnknown:
 		return 0, fmt.Errorf("the server has no such set; what was verified last stays in force: %w", store.ErrNotFound)
 	default:
-		return 0, errors.New("the server cannot serve the set now; what was verified last stays in force")
+		return 0, errors.New("the server cannot serve the set now; its log says why; what was verified last stays in force")
 	}
 }
 
-// adopt applies the delta that came with a poll.
-func (a *Agent) adopt(ctx context.Context, m *mirror, answer wire.Answer, s *SetReport) error {
-	changes, err := a.codec.DecodeFrame(answer.Frame)
-	if err != nil {
+// mend makes a mirror own up to what is damaged, so that a descent finds it, and
+// gives up what is staged.
+func (m *mirror) mend(ctx context.Context) error {
+	if err := m.discardStaging(); err != nil {
 		return err
 	}
+	_, err := m.Repair(ctx)
+	return err
+}
+
+// discardStaging deletes what an earlier pull has staged: to a mirror that is
+// current, or in doubt, it is of no use.
+func (m *mirror) discardStaging() error {
+	staging, err := m.Staging()
+	if staging == nil || err != nil {
+		return err
+	}
+	return staging.Discard()
+}
+
+// errUseless is what errors match about a delta that a pull has to replace.
+var errUseless = errors.New("the delta is of no use")
+
+// adopt applies the delta that came with a poll.
+func (a *Agent) adopt(ctx context.Context, m *mirror, answer *wire.Answer, s *SetReport) error {
 	head := m.Head()
-	if answer.Number <= head.Number {
-		return fmt.Errorf("%w: a delta from revision %d back to %d", ErrUnsafe, head.Number, answer.Number)
+	if head.Number == 0 {
+		return fmt.Errorf("%w: a delta to a set that is not held", delta.ErrProtocol)
 	}
 	head.Number, head.Root = answer.Number, answer.Root
-	if err := m.Adopt(ctx, head, all(changes)); err != nil {
+	if err := admit(m.Floor(), head); err != nil {
+		return err
+	}
+	changes, err := a.codec.DecodeFrame(answer.Frame)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errUseless, err)
+	}
+	err = m.Adopt(ctx, head, all(changes))
+	if errors.Is(err, store.ErrRootMismatch) || errors.Is(err, store.ErrTooLarge) {
+		return fmt.Errorf("%w: %w", errUseless, err)
+	}
+	if err != nil {
 		return err
 	}
 	s.Mode = delta.Since
@@ -172,17 +225,16 @@ func all(changes []desired.Change) func(func(desired.Change, error) bool) {
 // has ever held. Nothing moves backwards, unless an operator started a new
 // epoch, which says what it follows.
 func admit(floor desired.Revision, head desired.Head) error {
+	const remedy = "restore the set from a backup of what this host follows, with 'espalier restore', " +
+		"or clear the agent's data folder to start over"
 	switch {
 	case floor.Number == 0, head.Revision == floor, head.Follows(floor):
 		return nil
 	case head.Position == floor.Position:
-		return fmt.Errorf("%w: it has another content as revision %s: its history was forked", ErrUnsafe, floor.Position)
+		return fmt.Errorf("%w: it has another content as revision %s: its history was forked; %s", ErrUnsafe, floor.Position, remedy)
 	case head.Epoch == floor.Epoch:
-		return fmt.Errorf("%w: it is at revision %d, this host was at %d already", ErrUnsafe, head.Number, floor.Number)
-	case slices.ContainsFunc(head.Lineage, func(p desired.Position) bool { return p.Epoch == floor.Epoch }):
-		return nil
+		return fmt.Errorf("%w: it is at revision %d, this host was at %d already; %s", ErrUnsafe, head.Number, floor.Number, remedy)
 	default:
-		return fmt.Errorf("%w: its epoch %s does not follow this host's %s; restore the set with 'espalier restore', "+
-			"or clear the agent's data folder to start over", ErrUnsafe, head.Epoch, floor.Epoch)
+		return fmt.Errorf("%w: its epoch %s does not follow this host's %s; %s", ErrUnsafe, head.Epoch, floor.Epoch, remedy)
 	}
 }

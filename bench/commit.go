@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"runtime"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -155,11 +154,11 @@ func (s *loaded) commit(ctx context.Context, m Mix) (CommitCost, *ChangeSet, err
 	if err != nil {
 		return CommitCost{}, nil, err
 	}
-	start, cpu := time.Now(), cpuTime()
+	stop := watch()
 	r, err := s.Commit(ctx, setName, store.Commit{Changes: changes.Changes()})
+	took := stop()
 	cost := CommitCost{
-		Seconds: time.Since(start).Seconds(), CPUSeconds: (cpuTime() - cpu).Seconds(),
-		Pages: r.Pages, Bytes: r.BytesWritten,
+		Seconds: took.wall.Seconds(), CPUSeconds: took.cpu.Seconds(), Pages: r.Pages, Bytes: r.BytesWritten,
 	}
 	if done := r.Created + r.Updated + r.Deleted; err == nil && done != uint64(changes.Len()) {
 		err = fmt.Errorf("the commit made %d changes of %d", done, changes.Len())

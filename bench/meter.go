@@ -88,6 +88,17 @@ func cpuTime() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
+// spent is time that has passed, and time that all CPUs have worked in it.
+type spent struct{ wall, cpu time.Duration }
+
+// watch measures what is spent until stop is called.
+func watch() (stop func() spent) {
+	start, cpu := time.Now(), cpuTime()
+	return func() spent { return spent{wall: time.Since(start), cpu: cpuTime() - cpu} }
+}
+
+func (s spent) minus(t spent) spent { return spent{wall: s.wall - t.wall, cpu: s.cpu - t.cpu} }
+
 // heapPeriod is how often the heap is looked at: a garbage collection takes
 // longer.
 const heapPeriod = 2 * time.Millisecond

@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"time"
 
 	bolt "go.etcd.io/bbolt"
 
@@ -109,7 +108,7 @@ func (p *plain) next(tx *bolt.Tx) (*bolt.Tx, *bolt.Bucket, error) {
 
 // put makes changes in one transaction, as durable as any.
 func (p *plain) put(changes iter.Seq2[desired.Change, error]) (c CommitCost, err error) {
-	start, cpu := time.Now(), cpuTime()
+	stop := watch()
 	tx, err := p.db.Begin(true)
 	if err != nil {
 		return c, fmt.Errorf("plain bbolt commit: %w", err)
@@ -131,10 +130,10 @@ func (p *plain) put(changes iter.Seq2[desired.Change, error]) (c CommitCost, err
 	if err := tx.Commit(); err != nil {
 		return c, fmt.Errorf("plain bbolt commit: %w", err)
 	}
-	stats := tx.Stats()
+	took, stats := stop(), tx.Stats()
 	pageSize := uint64(p.db.Info().PageSize)
 	return CommitCost{
-		Seconds: time.Since(start).Seconds(), CPUSeconds: (cpuTime() - cpu).Seconds(),
+		Seconds: took.wall.Seconds(), CPUSeconds: took.cpu.Seconds(),
 		Pages: uint64(stats.GetPageCount()) + 1, Bytes: uint64(stats.GetPageAlloc()) + pageSize, // and the meta page
 	}, nil
 }

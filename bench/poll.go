@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -139,7 +140,7 @@ func (c *caller) warm(ctx context.Context, clients int) error {
 	return nil
 }
 
-// run makes slices of both kinds of calls by turns, and in turn first.
+// run makes slices of both kinds of calls, each kind first in every other pair.
 func (o *PollOptions) run(ctx context.Context, report *PollReport, polls, empties *caller) error {
 	pairs := int(o.Duration / (2 * slice))
 	var poll, empty []CallCost
@@ -178,7 +179,7 @@ func (o *PollOptions) slice(ctx context.Context, c *caller) (CallCost, error) {
 	var calls atomic.Int64
 	errs := make([]error, o.Concurrency)
 	var workers sync.WaitGroup
-	before, cpu, start := c.wire.traffic(), cpuTime(), time.Now()
+	before, start, stop := c.wire.traffic(), time.Now(), watch()
 	for w := range o.Concurrency {
 		workers.Go(func() {
 			n := int64(0)
@@ -192,10 +193,10 @@ func (o *PollOptions) slice(ctx context.Context, c *caller) (CallCost, error) {
 		})
 	}
 	workers.Wait()
-	took, used, crossed := time.Since(start), cpuTime()-cpu, c.wire.traffic().since(before)
+	took, crossed := stop(), c.wire.traffic().since(before)
 	n := float64(calls.Load())
 	return CallCost{
-		PerSecond: n / took.Seconds(), CPUSeconds: used.Seconds() / n,
+		PerSecond: n / took.wall.Seconds(), CPUSeconds: took.cpu.Seconds() / n,
 		Sent: float64(crossed.received) / n, Received: float64(crossed.sent) / n,
 	}, errors.Join(errs...)
 }
@@ -215,15 +216,9 @@ func newPolls(ctx context.Context, dir string, agents int) (*caller, error) {
 	if err != nil {
 		return nil, err
 	}
-	all := make([]*agent.Agent, 0, agents)
+	var all []*agent.Agent
 	c := &caller{wire: w.wire, closers: []func() error{
-		func() error {
-			var errs []error
-			for _, a := range all {
-				errs = append(errs, a.Close())
-			}
-			return errors.Join(errs...)
-		},
+		func() error { return closeAll(all) },
 		w.Close,
 	}}
 	c.call = func(ctx context.Context, i int) error {
@@ -233,31 +228,52 @@ func newPolls(ctx context.Context, dir string, agents int) (*caller, error) {
 		}
 		return err
 	}
-	err = func() error {
-		set, err := NewWorkload(Size{Objects: serviceObjects, ValueBytes: 100})
-		if err != nil {
-			return err
-		}
-		if _, err := w.store.Commit(ctx, setName, store.Commit{Changes: set.Objects(ctx, nil)}); err != nil {
-			return err
-		}
-		for i := range agents {
-			host := desired.Name(fmt.Sprintf("host-%04d", i))
-			a, err := agent.Open(agent.Options{
-				Host: host, Sets: []desired.Name{setName}, Dir: filepath.Join(dir, string(host)),
-				Server: w.address(), Logger: quiet(),
-			})
-			if err != nil {
-				return err
-			}
-			all = append(all, a)
-		}
-		return c.warm(ctx, agents)
-	}()
+	if err = w.publishSmall(ctx); err == nil {
+		all, err = w.openAgents(agents)
+	}
+	if err == nil {
+		err = c.warm(ctx, agents)
+	}
 	if err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
 	return c, nil
+}
+
+// publishSmall publishes a small set.
+func (w *world) publishSmall(ctx context.Context) error {
+	set, err := NewWorkload(Size{Objects: serviceObjects, ValueBytes: 100})
+	if err != nil {
+		return err
+	}
+	_, err = w.store.Commit(ctx, setName, store.Commit{Changes: set.Objects(ctx, nil)})
+	return err
+}
+
+// openAgents opens agents, of a host each, that share the set. It returns those
+// that it opened also with an error.
+func (w *world) openAgents(n int) (all []*agent.Agent, err error) {
+	for i := range n {
+		host := desired.Name(fmt.Sprintf("host-%04d", i))
+		a, err := agent.Open(agent.Options{
+			Host: host, Sets: []desired.Name{setName}, Dir: filepath.Join(w.dir, string(host)),
+			Server: w.address(), Logger: quiet(),
+		})
+		if err != nil {
+			return all, err
+		}
+		all = append(all, a)
+	}
+	return all, nil
+}
+
+// closeAll closes all, whatever happens to one.
+func closeAll[C io.Closer](all []C) error {
+	var errs []error
+	for _, c := range all {
+		errs = append(errs, c.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // newEmpties returns empty gRPC calls, over connections with the options that
@@ -274,15 +290,9 @@ func newEmpties(ctx context.Context, clients int) (*caller, error) {
 	g.RegisterService(&emptyService, nil)
 	served := make(chan error, 1)
 	go func() { served <- g.Serve(l) }()
-	conns := make([]*grpc.ClientConn, 0, clients)
+	var conns []*grpc.ClientConn
 	c := &caller{wire: l, closers: []func() error{
-		func() error {
-			var errs []error
-			for _, conn := range conns {
-				errs = append(errs, conn.Close())
-			}
-			return errors.Join(errs...)
-		},
+		func() error { return closeAll(conns) },
 		func() error {
 			g.Stop()
 			return <-served

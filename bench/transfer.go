@@ -69,6 +69,8 @@ type TransferRow struct {
 	// Seconds is the time from when the change was committed to a verified and
 	// durable mirror; for load and apply, until the set is durable.
 	Seconds float64 `json:"seconds"`
+	// CPUSeconds is the time that all CPUs worked meanwhile, for both ends.
+	CPUSeconds float64 `json:"cpu_seconds"`
 	// Mode is how the agent got there; empty where it did nothing.
 	Mode string `json:"mode,omitempty"`
 	// PeakHeap is the most that this process's Go heap held meanwhile: server,
@@ -85,7 +87,8 @@ type TransferRow struct {
 
 // Baseline is what plain bbolt took.
 type Baseline struct {
-	Seconds float64 `json:"seconds"`
+	Seconds    float64 `json:"seconds"`
+	CPUSeconds float64 `json:"cpu_seconds"`
 	// Ratio is the case's time by this, the median over pairs.
 	Ratio float64 `json:"ratio"`
 }
@@ -269,6 +272,7 @@ func medians(rows []TransferRow) TransferRow {
 	row.Payload = medianOf(rows, func(r TransferRow) uint64 { return r.Payload })
 	row.RoundTrips = medianOf(rows, func(r TransferRow) int { return r.RoundTrips })
 	row.Seconds = medianOf(rows, func(r TransferRow) float64 { return r.Seconds })
+	row.CPUSeconds = medianOf(rows, func(r TransferRow) float64 { return r.CPUSeconds })
 	row.PeakHeap = medianOf(rows, func(r TransferRow) uint64 { return r.PeakHeap })
 	if wire := row.Sent + row.Received; wire > 0 {
 		row.OverPayload = int64(wire) - int64(row.Payload)
@@ -278,8 +282,9 @@ func medians(rows []TransferRow) TransferRow {
 	}
 	if row.Baseline != nil {
 		row.Baseline = &Baseline{
-			Seconds: medianOf(rows, func(r TransferRow) float64 { return r.Baseline.Seconds }),
-			Ratio:   medianOf(rows, func(r TransferRow) float64 { return r.Baseline.Ratio }),
+			Seconds:    medianOf(rows, func(r TransferRow) float64 { return r.Baseline.Seconds }),
+			CPUSeconds: medianOf(rows, func(r TransferRow) float64 { return r.Baseline.CPUSeconds }),
+			Ratio:      medianOf(rows, func(r TransferRow) float64 { return r.Baseline.Ratio }),
 		}
 	}
 	return row
@@ -353,6 +358,6 @@ func (s synced) row(what string) TransferRow {
 	return TransferRow{
 		What: what, Sent: s.received, Received: s.sent, // what the server received, the agent sent
 		Upserts: s.report.Upserts, Deletes: s.report.Deletes,
-		RoundTrips: s.trips, Seconds: s.took.Seconds(), Mode: s.report.Mode.String(),
+		RoundTrips: s.trips, Seconds: s.spent.wall.Seconds(), CPUSeconds: s.spent.cpu.Seconds(), Mode: s.report.Mode.String(),
 	}
 }

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"time"
 
 	"espalier/internal/desired"
 	"espalier/store"
@@ -26,10 +25,10 @@ func (t *transfer) load(ctx context.Context) (TransferRow, error) {
 	if err != nil {
 		return TransferRow{}, err
 	}
-	start := time.Now()
+	stop := watch()
 	objects := t.workload.Objects(ctx, t.progress("publishing"))
 	result, err := t.world.store.Commit(ctx, name, store.Commit{Changes: objects})
-	took := time.Since(start) - making
+	took := stop().minus(making)
 	t.options.Observer.finished()
 	if err != nil {
 		return TransferRow{}, err
@@ -40,7 +39,8 @@ func (t *transfer) load(ctx context.Context) (TransferRow, error) {
 		}
 	}
 	return TransferRow{
-		What: "load into an empty set", Changed: result.Created, Payload: result.Head.Bytes, Seconds: took.Seconds(),
+		What: "load into an empty set", Changed: result.Created, Payload: result.Head.Bytes,
+		Seconds: took.wall.Seconds(), CPUSeconds: took.cpu.Seconds(),
 	}, nil
 }
 
@@ -62,11 +62,11 @@ func (t *transfer) apply(ctx context.Context) (TransferRow, error) {
 	}
 	name := t.fresh()
 	before := t.world.wire.settled(ctx)
-	start := time.Now()
+	stop := watch()
 	if err := t.options.Apply(ctx, t.world.address(), name, t.jsonl); err != nil {
 		return TransferRow{}, err
 	}
-	took := time.Since(start)
+	took := stop()
 	crossed := t.world.wire.settled(ctx).since(before)
 	published, err := t.world.store.Head(name)
 	if err != nil {
@@ -78,7 +78,8 @@ func (t *transfer) apply(ctx context.Context) (TransferRow, error) {
 	}
 	return TransferRow{
 		What: "apply of JSONL to an empty set", Changed: published.Objects, Payload: published.Bytes,
-		Sent: crossed.received, Received: crossed.sent, Seconds: took.Seconds(),
+		Sent: crossed.received, Received: crossed.sent,
+		Seconds: took.wall.Seconds(), CPUSeconds: took.cpu.Seconds(),
 	}, t.world.store.Delete(ctx, name)
 }
 
@@ -134,23 +135,23 @@ func (t *transfer) baseline(ctx context.Context) (*Baseline, error) {
 	if err != nil {
 		return nil, err
 	}
-	start := time.Now()
+	stop := watch()
 	p, err := loadPlain(t.dir, keysAndValues, t.workload.Objects(ctx, t.progress("loading plain bbolt")))
-	took := time.Since(start) - making
+	took := stop().minus(making)
 	t.options.Observer.finished()
 	if err != nil {
 		return nil, err
 	}
-	return &Baseline{Seconds: took.Seconds()}, p.remove()
+	return &Baseline{Seconds: took.wall.Seconds(), CPUSeconds: took.cpu.Seconds()}, p.remove()
 }
 
-// making returns the time that it takes to make up the objects.
-func (t *transfer) making(ctx context.Context) (time.Duration, error) {
-	start := time.Now()
+// making returns what it takes to make up the objects.
+func (t *transfer) making(ctx context.Context) (spent, error) {
+	stop := watch()
 	for _, err := range t.workload.Objects(ctx, nil) {
 		if err != nil {
-			return 0, err
+			return spent{}, err
 		}
 	}
-	return time.Since(start), nil
+	return stop(), nil
 }

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"time"
 
 	"espalier/agent"
 	"espalier/internal/desired"
@@ -105,7 +104,7 @@ type synced struct {
 	traffic
 	report agent.SetReport
 	trips  int
-	took   time.Duration
+	spent  spent
 }
 
 // sync lets the agent sync, and proves that both ends hold the same.
@@ -115,9 +114,9 @@ type synced struct {
 // the connection until it is quiet again.
 func (w *world) sync(ctx context.Context) (synced, error) {
 	before := w.wire.settled(ctx)
-	start := time.Now()
+	stop := watch()
 	report, err := w.agent.Sync(ctx)
-	took := time.Since(start)
+	spent := stop()
 	if err != nil {
 		return synced{}, err
 	}
@@ -125,7 +124,7 @@ func (w *world) sync(ctx context.Context) (synced, error) {
 		return synced{}, err
 	}
 	return synced{
-		traffic: w.wire.settled(ctx).since(before), report: report.Sets[0], trips: report.RoundTrips, took: took,
+		traffic: w.wire.settled(ctx).since(before), report: report.Sets[0], trips: report.RoundTrips, spent: spent,
 	}, nil
 }
 

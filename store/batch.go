@@ -57,23 +57,29 @@ func payload(key, row []byte) uint64 {
 	return uint64(len(key) + len(row) - minObjectRow)
 }
 
-// arena is memory that is given back all at once.
+// arena is memory that is given back all at once. It grows as it is used, so
+// that a small batch costs little.
 type arena struct {
 	chunks [][]byte
 	next   int    // the first chunk that isn't in use
 	free   []byte // of the chunk before
 }
 
-const arenaBytes = 256 << 10
+// The sizes of an arena's first and largest chunks. What is larger than a
+// quarter of the largest is left to the garbage collector.
+const (
+	firstChunk   = 1 << 10
+	largestChunk = 256 << 10
+)
 
 // alloc returns an empty slice of that capacity.
 func (a *arena) alloc(size int) []byte {
-	if size > arenaBytes/4 {
+	if size > largestChunk/4 {
 		return make([]byte, 0, size)
 	}
-	if size > len(a.free) {
+	for size > len(a.free) {
 		if a.next == len(a.chunks) {
-			a.chunks = append(a.chunks, make([]byte, arenaBytes))
+			a.chunks = append(a.chunks, make([]byte, min(firstChunk<<min(a.next, 20), largestChunk)))
 		}
 		a.free = a.chunks[a.next]
 		a.next++
@@ -97,6 +103,12 @@ type batch struct {
 	changes []pending
 	bytes   int
 	arena   arena
+}
+
+// reset empties the batch. Nobody may refer to its memory any more.
+func (b *batch) reset() {
+	b.changes, b.bytes = b.changes[:0], 0
+	b.arena.reset()
 }
 
 func (b *batch) add(key []byte, digest desired.Digest, e desired.Envelope) {

@@ -300,3 +300,199 @@ func benchCommit(b *testing.B, s *store.Store, plain *bolt.DB, set benchSet, rng
 	b.ReportMetric(heap, "heap-MiB")
 	b.ReportMetric(0, "ns/op")
 }
+
+// BenchmarkMirror stages, promotes and follows a set, as an agent does.
+func BenchmarkMirror(b *testing.B) {
+	set := benchSet(benchObjects())
+	var rows, plain, ours cost
+	var heap float64
+	dir := b.TempDir()
+	s := benchStore(b, set)
+	head, err := s.Head("bench")
+	if err != nil {
+		b.Fatal(err)
+	}
+	var salt uint64
+	err = s.View("bench", func(snap *store.Snapshot) error { salt = snap.Shape().Salt; return nil })
+	if err != nil {
+		b.Fatal(err)
+	}
+	m, err := store.OpenMirror(dir, "bench", store.Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer m.Close()
+	b.Run("stage", func(b *testing.B) {
+		for i := range b.N {
+			rows.measure(func() {
+				for range changesOf(set.rows()) {
+				}
+			})
+			plain.measure(func() { plainLoad(b, filepath.Join(dir, fmt.Sprint("plain", i)), set.rows(), 20000).Close() })
+			stop := heapPeak()
+			ours.measure(func() { benchStage(b, m, set, salt, head) })
+			heap = max(heap, stop())
+		}
+		n := float64(b.N)
+		b.ReportMetric((plain.wall-rows.wall)/n, "plain-s")
+		b.ReportMetric((ours.wall-rows.wall)/n, "ours-s")
+		b.ReportMetric((ours.wall-rows.wall)/(plain.wall-rows.wall), "x-plain")
+		b.ReportMetric((ours.cpu-rows.cpu)/(plain.cpu-rows.cpu), "x-plain-cpu")
+		b.ReportMetric(heap, "heap-MiB")
+	})
+	b.Run("adopt/10000", func(b *testing.B) {
+		rng := rand.New(rand.NewPCG(4, 4))
+		var heap float64
+		for range b.N {
+			b.StopTimer()
+			changed := pick(rng, set, "scattered", 10000)
+			if _, err := s.Commit(b.Context(), "bench", store.Commit{Changes: changesOf(slices.Values(changed))}); err != nil {
+				b.Fatal(err)
+			}
+			head, _ := s.Head("bench")
+			stop := heapPeak()
+			b.StartTimer()
+			if err := m.Adopt(b.Context(), head, changesOf(slices.Values(changed))); err != nil {
+				b.Fatal(err)
+			}
+			heap = max(heap, stop())
+		}
+		b.ReportMetric(heap, "heap-MiB")
+	})
+	b.Run("stage copy", func(b *testing.B) {
+		for range b.N {
+			st, err := m.Stage(b.Context(), store.StageCopy, salt)
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.StopTimer()
+			if err := st.Discard(); err != nil {
+				b.Fatal(err)
+			}
+			b.StartTimer()
+		}
+	})
+	b.Run("repair nothing", func(b *testing.B) {
+		for range b.N {
+			if n, err := m.Repair(b.Context()); n != 0 || err != nil {
+				b.Fatal(n, err)
+			}
+		}
+	})
+}
+
+func benchStage(b *testing.B, m *store.Mirror, set benchSet, salt uint64, head desired.Head) {
+	st, err := m.Stage(b.Context(), store.StageEmpty, salt)
+	if err != nil {
+		b.Fatal(err)
+	}
+	var part []desired.Change
+	flush := func() {
+		if err := st.Write(b.Context(), part, []byte("mark")); err != nil {
+			b.Fatal(err)
+		}
+		part = part[:0]
+	}
+	for r := range set.rows() {
+		part = append(part, desired.Change{Key: r.key, Envelope: append([]byte{0}, r.value...)})
+		if len(part) == 20000 {
+			flush()
+		}
+	}
+	flush()
+	if err := st.Promote(b.Context(), head); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// BenchmarkMaintain measures what an operator runs.
+func BenchmarkMaintain(b *testing.B) {
+	s := benchStore(b, benchSet(benchObjects()))
+	dir := b.TempDir()
+	measured := func(name string, fn func(i int) error) {
+		b.Run(name, func(b *testing.B) {
+			stop := heapPeak()
+			for i := range b.N {
+				if err := fn(i); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(stop(), "heap-MiB")
+		})
+	}
+	measured("check", func(int) error {
+		r, err := s.Check(b.Context(), "bench", nil)
+		if r.Found > 0 {
+			err = fmt.Errorf("%v", r.Problems)
+		}
+		return err
+	})
+	measured("scrub", func(int) error { return s.Scrub(b.Context(), nil) })
+	measured("compact", func(int) error {
+		_, err := s.Compact(b.Context(), "bench", store.CompactOptions{})
+		return err
+	})
+	measured("backup", func(i int) error {
+		_, err := s.Backup(b.Context(), "bench", filepath.Join(dir, fmt.Sprint(time.Now().UnixNano(), i)))
+		return err
+	})
+	measured("scan", func(int) error {
+		return s.View("bench", func(snap *store.Snapshot) error {
+			for _, err := range snap.Objects(nil, nil) {
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	})
+	b.Run("head", func(b *testing.B) {
+		for range b.N {
+			if _, err := s.Head("bench"); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
+
+// BenchmarkGrowth commits one change to sets of different sizes, and prints the
+// CPU that it takes without waiting for the disk.
+func BenchmarkGrowth(b *testing.B) {
+	for _, n := range []int{10_000, benchObjects(), 10 * benchObjects()} {
+		set := benchSet(n)
+		var s *store.Store
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			if s == nil {
+				s = benchStore(b, set)
+			}
+			rng := rand.New(rand.NewPCG(8, 8))
+			var pages []float64
+			var used cost
+			for range max(b.N, 300) {
+				g := set.group(rng.IntN(n / benchGroup))
+				r := row{key: g[rng.IntN(len(g))].key, value: benchValue(rng)}
+				used.measureOnly(func() {
+					res, err := s.Commit(b.Context(), "bench", store.Commit{Changes: changesOf(slices.Values([]row{r}))})
+					if err != nil {
+						b.Fatal(err)
+					}
+					pages = append(pages, float64(res.Pages))
+				})
+			}
+			slices.Sort(pages)
+			b.ReportMetric(pages[len(pages)/2], "pages")
+			b.ReportMetric(used.cpu/float64(len(pages))*1e6, "cpu-µs")
+			b.ReportMetric(used.wall/float64(len(pages))*1e6, "µs")
+			b.ReportMetric(0, "ns/op")
+			s = nil
+		})
+	}
+}
+
+// measureOnly is measure without a collection before.
+func (c *cost) measureOnly(fn func()) {
+	start, used := time.Now(), cpu()
+	fn()
+	c.wall += time.Since(start).Seconds()
+	c.cpu += (cpu() - used).Seconds()
+}

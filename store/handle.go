@@ -27,7 +27,7 @@ type handle struct {
 	log  *slog.Logger
 
 	broken atomic.Pointer[error] // why the file must not be used any more
-	dirty  atomic.Bool           // committed to since it was opened
+	dirty  atomic.Bool           // its free pages are not listed in the file
 
 	mu      sync.Mutex
 	refs    int
@@ -69,10 +69,14 @@ func (o opener) open(path string) (*handle, error) {
 	}
 	if !b.Clean {
 		if err := o.probe(context.Background(), path); err != nil {
-			return nil, fmt.Errorf("file %s was not closed cleanly and is damaged: %w", path, err)
+			return nil, fmt.Errorf("%w: file %s was not closed cleanly: %w", ErrCorrupt, path, err)
 		}
 	}
-	return openBolt(path, o.log, bolt.Options{NoFreelistSync: true}, os.O_RDWR)
+	h, err := openBolt(path, o.log, bolt.Options{NoFreelistSync: true}, os.O_RDWR)
+	if err == nil {
+		h.dirty.Store(!b.Clean)
+	}
+	return h, err
 }
 
 // created opens a file that is being created, at a path of its own: nothing

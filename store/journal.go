@@ -138,6 +138,7 @@ func openJournal(tx *bolt.Tx) (journal, error) {
 	if b == nil {
 		return journal{}, fmt.Errorf("%w: a bucket is missing", ErrCorrupt)
 	}
+	b.FillPercent = 1 // rows are only ever appended
 	return journal{b}, nil
 }
 

@@ -264,6 +264,7 @@ func TestManySets(t *testing.T) {
 		})
 	}
 	wg.Wait()
+	checkClean(t, s, name(0)) // what was borrowed before is closed now
 	open, err := filepath.Glob("/proc/self/fd/*")
 	if err == nil && len(open) > 0 {
 		n := 0

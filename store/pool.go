@@ -111,10 +111,11 @@ func newPool(size int) *pool {
 }
 
 // use notes that s is open and in use, and closes others if there are too many.
+// Those that are borrowed stay open, and are tried again at the next use.
 func (p *pool) use(s *slot) {
 	for _, old := range p.touch(s) {
 		if !old.closeIdle() {
-			p.touch(old) // it is borrowed: later
+			p.keep(old)
 		}
 	}
 }
@@ -128,10 +129,19 @@ func (p *pool) touch(s *slot) (old []*slot) {
 	} else {
 		p.at[s] = p.order.PushFront(s)
 	}
-	for e := p.order.Back(); len(p.at) > p.size && e != nil && e.Value != any(s); e = p.order.Back() {
+	for e := p.order.Back(); len(p.at) > p.size && e.Value != any(s); e = p.order.Back() {
 		old = append(old, e.Value.(*slot))
 		delete(p.at, e.Value.(*slot))
 		p.order.Remove(e)
 	}
 	return old
+}
+
+// keep puts back a slot that was taken out.
+func (p *pool) keep(s *slot) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if _, ok := p.at[s]; !ok {
+		p.at[s] = p.order.PushBack(s)
+	}
 }

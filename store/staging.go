@@ -34,6 +34,8 @@ type Staging struct {
 	mu   sync.Mutex // held while the staging changes, which takes I/O
 	held content
 	mark []byte
+	// batch is what Write works on, kept for its memory.
+	batch batch
 	// appending is how a staging that began empty grows; nil: the tree is
 	// complete, and held has its root.
 	appending *appending
@@ -225,20 +227,21 @@ func (st *Staging) Write(ctx context.Context, changes []desired.Change, mark []b
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	var in intake
+	b := &st.batch
 	for first := true; first || len(changes) > 0; first = false {
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
 		}
-		var b batch
+		b.reset()
 		var err error
-		if changes, err = st.take(&in, &b, changes); err != nil {
+		if changes, err = st.take(&in, b, changes); err != nil {
 			return st.named(err)
 		}
 		newMark := st.mark
 		if len(changes) == 0 {
 			newMark = bytes.Clone(mark)
 		}
-		if err := st.write(&b, newMark); err != nil {
+		if err := st.write(b, newMark); err != nil {
 			return st.named(err)
 		}
 	}

@@ -25,9 +25,9 @@ type Options struct {
 	// OpenFiles is how many sets' files are kept open; 0: DefaultOpenFiles.
 	OpenFiles int
 	// Probe checks the file at path before it is first opened after an unclean
-	// stop. It should run the function Probe in a child process, since opening
-	// a damaged file can crash in a goroutine of bbolt's own. nil: the file is
-	// checked in this process, as well as possible.
+	// stop; an error means that it is damaged. It may run the function Probe in
+	// a child process, so that not even bbolt's own checks, which can crash, are
+	// left out. nil: the file's structure is verified in this process.
 	Probe func(ctx context.Context, path string) error
 
 	small int // in tests: the rows of every bound

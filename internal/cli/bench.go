@@ -59,7 +59,7 @@ func (a *app) benchTransferCommand() *cobra.Command {
 			"a tenth deletions; a case changes a tenth of the set at most.",
 		Args: exactArgs(),
 		RunE: func(c *cobra.Command, _ []string) error {
-			o.Observer = a.observer()
+			o.Observer = a.observer("objects")
 			report, err := bench.RunTransfer(c.Context(), o)
 			if err != nil {
 				return interrupted(err)
@@ -108,9 +108,9 @@ func (a *app) figures(header ...any) table.Writer {
 }
 
 func (a *app) printTransfer(r bench.TransferReport) error {
-	t := a.figures("CASE", "CHANGED", "SENT", "RECEIVED", "PAYLOAD", "OVER PAYLOAD", "RATIO", "TRIPS", "TIME", "MODE", "PEAK HEAP", "X BBOLT")
+	t := a.figures("CASE", "CHANGED", "SENT", "RECEIVED", "PAYLOAD", "OVER PAYLOAD", "RATIO", "TRIPS", "TIME", "CPU", "MODE", "PEAK HEAP", "BBOLT LOAD", "X BBOLT")
 	for _, row := range r.Rows {
-		sent, received, over, ratio, trips, against := "", "", "", "", "", ""
+		sent, received, over, ratio, trips, plain, against := "", "", "", "", "", "", ""
 		if row.Sent > 0 {
 			sent, received = grouped(row.Sent), grouped(row.Received)
 			over = signed(row.OverPayload)
@@ -122,11 +122,11 @@ func (a *app) printTransfer(r bench.TransferReport) error {
 			ratio = fmt.Sprintf("%.3f", row.Ratio)
 		}
 		if row.Baseline != nil {
-			against = fmt.Sprintf("%.2f", row.Baseline.Ratio)
+			plain, against = duration(row.Baseline.Seconds), fmt.Sprintf("%.2f", row.Baseline.Ratio)
 		}
 		t.AppendRow([]any{
 			row.Case, grouped(row.Changed), sent, received, grouped(row.Payload), over, ratio, trips,
-			duration(row.Seconds), row.Mode, mebibytes(row.PeakHeap), against,
+			duration(row.Seconds), duration(row.CPUSeconds), row.Mode, mebibytes(row.PeakHeap), plain, against,
 		})
 	}
 	t.Render()
@@ -160,7 +160,7 @@ func (a *app) benchCommitCommand() *cobra.Command {
 			"one, in memory where there is room, so that the CPU's time is without that of syncing.",
 		Args: exactArgs(),
 		RunE: func(c *cobra.Command, _ []string) error {
-			o.Observer = a.observer()
+			o.Observer = a.observer("objects")
 			report, err := bench.RunCommit(c.Context(), o)
 			if err != nil {
 				return interrupted(err)
@@ -226,7 +226,7 @@ func (a *app) benchPollCommand() *cobra.Command {
 }
 
 func (a *app) benchPoll(ctx context.Context, o bench.PollOptions) error {
-	o.Observer = a.observer()
+	o.Observer = a.observer("pairs")
 	report, err := bench.RunPoll(ctx, o)
 	if err != nil {
 		return interrupted(err)

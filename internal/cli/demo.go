@@ -38,7 +38,7 @@ func (a *app) demoCommand() *cobra.Command {
 }
 
 func (a *app) demo(ctx context.Context, o bench.TransferOptions) error {
-	o.Observer = a.observer()
+	o.Observer = a.observer("objects")
 	lines := demoLines{out: a.Out, size: o.Size}
 	if a.output == "json" {
 		lines.out = io.Discard
@@ -54,13 +54,13 @@ func (a *app) demo(ctx context.Context, o bench.TransferOptions) error {
 	return lines.end(report)
 }
 
-// observer shows progress on a terminal.
-func (a *app) observer() bench.Observer {
+// observer shows progress on a terminal, counted in that unit.
+func (a *app) observer(unit string) bench.Observer {
 	var bar *progress
 	return bench.Observer{
 		Progress: func(what string, done, total uint64) {
 			if bar == nil {
-				bar = a.progress(what)
+				bar = a.progress(what).in(unit)
 			}
 			bar.Update(done, total)
 		},

@@ -13,28 +13,43 @@ import (
 type progress struct {
 	a    *app
 	what string
+	unit string
 	bar  *progressbar.ProgressBar // nil until there is something to show
 }
 
-// progress returns a progress bar that says what is going on.
-func (a *app) progress(what string) *progress { return &progress{a: a, what: what} }
+// progress returns a progress bar that says what is going on, and counts objects.
+func (a *app) progress(what string) *progress { return &progress{a: a, what: what, unit: "objects"} }
 
-// Update shows that done of total objects are through.
+// in makes the bar count something else than objects; "bytes" get their prefixes.
+func (p *progress) in(unit string) *progress {
+	p.unit = unit
+	return p
+}
+
+// Update shows that done of total are through; a total of 0 is not known.
 func (p *progress) Update(done, total uint64) {
 	f, ok := p.a.Err.(*os.File)
 	if !ok || !term.IsTerminal(int(f.Fd())) {
 		return
 	}
+	most := int64(total)
+	if total == 0 {
+		most = -1
+	}
 	if p.bar == nil {
-		p.bar = progressbar.NewOptions64(int64(total), progressbar.OptionSetWriter(f),
+		p.bar = progressbar.NewOptions64(most, progressbar.OptionSetWriter(f),
 			progressbar.OptionSetDescription(p.what), progressbar.OptionShowCount(),
-			progressbar.OptionSetItsString("objects"), progressbar.OptionShowIts(),
+			progressbar.OptionSetItsString(p.unit), progressbar.OptionShowIts(),
+			progressbar.OptionShowBytes(p.unit == "bytes"),
 			progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish())
 	}
-	if int64(total) != p.bar.GetMax64() {
-		p.bar.ChangeMax64(int64(total))
+	if most > 0 && most != p.bar.GetMax64() {
+		p.bar.ChangeMax64(most)
 	}
-	_ = p.bar.Set64(int64(min(done, total)))
+	if most > 0 {
+		done = min(done, total)
+	}
+	_ = p.bar.Set64(int64(done))
 }
 
 // Finish takes the bar away.

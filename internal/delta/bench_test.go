@@ -20,13 +20,20 @@ func workload(n int, scattered bool) []desired.Change {
 		if scattered {
 			service = int(r.Uint64() % 1000)
 		}
-		value := make([]byte, 100)
-		r.Read(value)
+		value := noise(r, 100)
 		changes[i].Key = fmt.Appendf(nil, "svc/%04d/obj/%08x", service, uint32(r.Uint64()))
 		changes[i].Envelope = append(desired.Envelope{0}, value...)
 	}
 	slices.SortFunc(changes, func(a, b desired.Change) int { return slices.Compare(a.Key, b.Key) })
 	return changes
+}
+
+// noise returns n bytes that do not compress.
+func noise(r *rand.ChaCha8, n int) []byte {
+	b := make([]byte, n)
+	_, err := r.Read(b)
+	must(err)
+	return b
 }
 
 func payload(changes []desired.Change) (n int64) {

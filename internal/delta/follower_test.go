@@ -21,6 +21,7 @@ type follower struct {
 	stageAt     int // changes unstaged at which they are staged
 	seed        func() uint64
 	received    int
+	doubts      int // what was received and did not verify
 	differences map[string]delta.DifferenceKind
 }
 
@@ -90,6 +91,8 @@ func (f *follower) carryOut(r *delta.Receiver, e delta.Effects) (over bool, err 
 	if ok {
 		f.staged.head = *e.Verify
 		f.copy, f.staged, f.mark = f.staged, nil, nil
+	} else {
+		f.doubts++
 	}
 	return true, r.Verified(ok)
 }

@@ -41,15 +41,13 @@ func largest(t testing.TB, key string) desired.Change {
 	t.Helper()
 	random := rand.NewChaCha8([32]byte{1})
 	text := func(n int) string {
-		b := make([]byte, n)
-		random.Read(b)
+		b := noise(random, n)
 		for i := range b {
 			b[i] = '0' + b[i]%64 // a key can't have all bytes
 		}
 		return string(b)
 	}
-	o := desired.Object{Key: key, Value: make([]byte, desired.MaxValueBytes), Attributes: map[string]string{}}
-	random.Read(o.Value)
+	o := desired.Object{Key: key, Value: noise(random, desired.MaxValueBytes), Attributes: map[string]string{}}
 	for range desired.MaxAttributes {
 		o.Attributes[text(desired.MaxAttributeBytes)] = text(desired.MaxAttributeBytes)
 	}
@@ -76,8 +74,12 @@ func TestFrameRoundTrip(t *testing.T) {
 			{Key: []byte("k"), Envelope: desired.Envelope{0}},
 		},
 		"a mix": {
-			{Key: []byte("a"), Envelope: withHead}, {Key: []byte("a/b")}, {Key: []byte("a/b/c"), Envelope: envelope("v")},
-			{Key: []byte("a/c"), Envelope: withHead}, {Key: []byte("é")}, {Key: []byte("é/日本"), Envelope: desired.Envelope{0}},
+			{Key: []byte("a"), Envelope: withHead},
+			{Key: []byte("a/b")},
+			{Key: []byte("a/b/c"), Envelope: envelope("v")},
+			{Key: []byte("a/c"), Envelope: withHead},
+			{Key: []byte("é")},
+			{Key: []byte("é/日本"), Envelope: desired.Envelope{0}},
 		},
 		"values that compress": {
 			{Key: []byte("a"), Envelope: envelope("%01000d", 1)}, {Key: []byte("b"), Envelope: envelope("%01000d", 2)},

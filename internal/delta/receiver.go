@@ -47,7 +47,7 @@ type Receiver struct {
 	lastSeed       uint64
 	stats          Stats
 	descent        descentReceiver
-	failed         error // what the next round would do
+	failed         error // why there is no next round
 }
 
 // Have is what a receiver starts from.
@@ -173,7 +173,8 @@ func (r *Receiver) Open() (Request, error) {
 	}}, nil
 }
 
-// Handle takes a response. An error means that this round has failed.
+// Handle takes a response. An error means that this round has failed; Mark is
+// still that of the changes handed out.
 func (r *Receiver) Handle(view merkle.Reader, resp Response) (Effects, error) {
 	switch {
 	case resp.Begin != nil && r.begin == nil:
@@ -260,7 +261,10 @@ func (r *Receiver) handleBegin(b *Begin) (Effects, error) {
 		return Effects{Reopen: true}, nil
 	}
 	r.stats.Mode = max(r.stats.Mode, r.mode)
-	if r.through.Number == 0 || r.Descending() {
+	if r.Descending() {
+		r.after = nil
+	}
+	if r.after == nil { // else part of what this stream brings came before, of an older head
 		r.through = b.Head.Revision
 	}
 	switch {
@@ -290,23 +294,22 @@ func (r *Receiver) handleBatch(b *Batch) (Effects, error) {
 	if r.received += len(changes); r.mode == Since && r.received > MaxTouched {
 		return Effects{}, fmt.Errorf("%w: a delta of more than %d changes", ErrProtocol, MaxTouched)
 	}
-	if r.after, err = follow(r.after, changes); err != nil {
+	if err := follow(r.after, changes); err != nil {
 		return Effects{}, err
 	}
+	r.after = changes[len(changes)-1].Key
 	r.count(changes)
 	return Effects{Changes: changes}, nil
 }
 
-// follow returns the last key of changes, which has to come after last, since
-// keys ascend throughout a stream: one that could go back would never end.
-func follow(last []byte, changes []desired.Change) ([]byte, error) {
-	if len(changes) == 0 {
-		return last, nil
-	}
+// follow returns an error unless changes, of which there are some, come after
+// the key last. Keys ascend throughout a stream: one that could go back would
+// never end.
+func follow(last []byte, changes []desired.Change) error {
 	if first := changes[0].Key; bytes.Compare(first, last) <= 0 {
-		return nil, fmt.Errorf("%w: key %q does not come after %q", ErrProtocol, first, last)
+		return fmt.Errorf("%w: key %q does not come after %q", ErrProtocol, first, last)
 	}
-	return changes[len(changes)-1].Key, nil
+	return nil
 }
 
 func (r *Receiver) count(changes []desired.Change) {

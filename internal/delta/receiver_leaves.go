@@ -183,8 +183,13 @@ func (l *leafReceiver) decode(b *Batch) (changes []desired.Change, err error) {
 	if len(changes) == 0 && len(b.Parts) == 0 {
 		return nil, fmt.Errorf("%w: a batch of nothing", ErrProtocol)
 	}
-	l.after, err = follow(l.after, changes)
-	return changes, err
+	if len(changes) > 0 {
+		if err := follow(l.after, changes); err != nil {
+			return nil, err
+		}
+		l.after = changes[len(changes)-1].Key
+	}
+	return changes, nil
 }
 
 // meet takes objects that came for the first part that waits for an answer.

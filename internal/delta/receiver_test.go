@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"reflect"
 	"testing"
 
 	"espalier/internal/delta"
@@ -16,9 +17,8 @@ func seedOne() uint64 { return 1 }
 
 // rival returns a set that differs from s here and there, without its history.
 func rival(s *memory) *memory {
-	r := s.clone()
 	changes := map[string]desired.Envelope{}
-	for i, key := range r.keys {
+	for i, key := range s.keys {
 		switch i % 97 {
 		case 0:
 			changes[key] = envelope("of the rival")
@@ -28,10 +28,7 @@ func rival(s *memory) *memory {
 			changes[key+"x"] = envelope("new")
 		}
 	}
-	r.commit(changes)
-	r.journal = map[uint64][]string{}
-	r.roots = map[uint64]desired.Digest{r.head.Number: r.head.Root}
-	return r
+	return amnesiac(s, changes)
 }
 
 func batch(frame []byte, parts ...int) delta.Response {
@@ -201,8 +198,7 @@ func TestReceiverRefuses(t *testing.T) {
 			}}
 			open, err := r.Open()
 			must(err)
-			var got uint64
-			got = allocated(func() { err = l.round(f, r, open) })
+			got := allocated(func() { err = l.round(f, r, open) })
 			if !twisted || !errors.Is(err, delta.ErrProtocol) {
 				t.Errorf("error %v, want ErrProtocol; had a response to twist: %v", err, twisted)
 			}
@@ -278,6 +274,26 @@ func TestReceiverRefusesHalfALevel(t *testing.T) {
 	}}
 	if _, err := l.run(f, delta.NewReceiver(codec, have, f.seed)); lists != 2 || !errors.Is(err, delta.ErrProtocol) {
 		t.Errorf("error %v after %d lists, want ErrProtocol after 2", err, lists)
+	}
+}
+
+// TestMarkOutlivesAnError checks that a round that fails takes nothing from what
+// came before.
+func TestMarkOutlivesAnError(t *testing.T) {
+	for _, mode := range []delta.Mode{delta.Full, delta.Since} {
+		f, r, src := receiverOf(t, numbered(2000, 3), mode)
+		var before delta.Mark
+		l := &link{source: src, twist: func(resp delta.Response) []delta.Response {
+			if resp.End != nil {
+				before = r.Mark()
+				return []delta.Response{batch(frameOf(upsert("a")))}
+			}
+			return []delta.Response{resp}
+		}}
+		_, err := l.run(f, r)
+		if got := r.Mark(); !errors.Is(err, delta.ErrProtocol) || len(got.After) == 0 || !reflect.DeepEqual(got, before) {
+			t.Errorf("%v: mark %+v after %v, want %+v", mode, got, err, before)
+		}
 	}
 }
 

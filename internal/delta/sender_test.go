@@ -238,7 +238,7 @@ func TestSenderAnswersInBounds(t *testing.T) {
 	tests := map[string][]ask{
 		"full": {opens(delta.Full)},
 		"delta": {opens(delta.Since, func(o *delta.Open) {
-			o.Base.Position.Epoch, o.Base.Number, o.Base.Root = set.head.Epoch, 1, set.roots[1]
+			o.Base.Epoch, o.Base.Number, o.Base.Root = set.head.Epoch, 1, set.roots[1]
 		})},
 		"descent from nothing":     {opens(delta.Descent), narrows(0, set.width(2)), leaves(1, 0, nodes, 0)},
 		"descent from almost all":  {opens(delta.Descent), narrows(0, set.width(2)), leaves(1, part)},

@@ -37,14 +37,10 @@ func newMemory(salt uint64) *memory {
 
 // clone returns a copy with a history that begins at its head.
 func (m *memory) clone() *memory {
-	c := newMemory(m.salt)
-	for k, e := range m.objects {
-		c.objects[k] = e
+	return &memory{
+		Memory: m.Memory, head: m.head, salt: m.salt, objects: maps.Clone(m.objects), keys: m.keys,
+		roots: map[uint64]desired.Digest{m.head.Number: m.head.Root}, journal: map[uint64][]string{},
 	}
-	c.rebuild()
-	c.head = m.head
-	c.roots = map[uint64]desired.Digest{m.head.Number: m.head.Root}
-	return c
 }
 
 // commit applies changes, nil standing for a deletion, as the next revision.
@@ -160,14 +156,21 @@ var saltFor = func() func(n, height int) uint64 {
 	known := map[question]uint64{}
 	return func(n, height int) uint64 {
 		salt, ok := known[question{n, height}]
+		if ok {
+			return salt
+		}
+		keys := make([][]byte, n)
+		for i := range keys {
+			keys[i] = []byte(numberedKey(i))
+		}
 		for ; !ok; salt++ {
 			nodes := [merkle.MaxLevel + 1]int{} // by level, but for the first
-			for i := range n {                  // each key starts one at the levels up to its own
-				for l := range (merkle.Shape{Salt: salt + 1}).Level([]byte(numberedKey(i))) {
+			for _, key := range keys {          // each key starts one at the levels up to its own
+				for l := range (merkle.Shape{Salt: salt + 1}).Level(key) {
 					nodes[l+1]++
 				}
 			}
-			ok = nodes[height] == 0 && (height == 1 || nodes[height-1] > min(1, n/100))
+			ok = nodes[height] == 0 && (height == 1 || nodes[height-1] > min(1, n/1000))
 		}
 		known[question{n, height}] = salt
 		return salt
@@ -176,13 +179,17 @@ var saltFor = func() func(n, height int) uint64 {
 
 func numberedKey(i int) string { return fmt.Sprintf("svc/%03d/obj/%06d", i/100, i) }
 
-// width returns how many nodes a level has.
-func (m *memory) width(level int) (n int) {
-	for range m.Rows(level, nil, nil) {
-		n++
+// nodes returns the first keys of the nodes of a level.
+func (m *memory) nodes(level int) (keys []string) {
+	for row, err := range m.Rows(level, nil, nil) {
+		must(err)
+		keys = append(keys, string(row.Key))
 	}
-	return n
+	return keys
 }
+
+// width returns how many nodes a level has.
+func (m *memory) width(level int) int { return len(m.nodes(level)) }
 
 // counting is a source that counts the objects that are read of it.
 type counting struct {

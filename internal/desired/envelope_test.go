@@ -39,16 +39,19 @@ func TestEncode(t *testing.T) {
 		{"nothing", desired.Object{Key: "k"}, desired.Envelope{0}},
 		{"value", desired.Object{Key: "k", Value: []byte("v")}, desired.Envelope("\x00v")},
 		{
-			"empty attributes and after", desired.Object{Key: "k", Attributes: map[string]string{}, After: []string{}},
+			"empty attributes and after",
+			desired.Object{Key: "k", Attributes: map[string]string{}, After: []string{}},
 			desired.Envelope{0},
 		},
 		{
-			"attributes ascend", desired.Object{Key: "k", Value: []byte("v"), Attributes: map[string]string{"b": "2", "a": "", "aa": "1"}},
+			"attributes ascend",
+			desired.Object{Key: "k", Value: []byte("v"), Attributes: map[string]string{"b": "2", "a": "", "aa": "1"}},
 			head("v", 3, "a", "", "aa", "1", "b", "2", 0),
 		},
 		{"after ascends", desired.Object{Key: "k", After: []string{"z", "a/b"}}, head("", 0, 2, "a/b", "z")},
 		{
-			"both", desired.Object{Key: "k", Attributes: map[string]string{"a": "1"}, After: []string{"z"}},
+			"both",
+			desired.Object{Key: "k", Attributes: map[string]string{"a": "1"}, After: []string{"z"}},
 			head("", 1, "a", "1", 1, "z"),
 		},
 	}
@@ -102,17 +105,21 @@ func TestLargestEnvelope(t *testing.T) {
 
 	moreAttributes, moreAfter := many(desired.MaxAttributes + 1)
 	over := map[string]func(*desired.Object){
-		"value":          func(o *desired.Object) { o.Value = make([]byte, desired.MaxValueBytes+1) },
-		"attributes":     func(o *desired.Object) { o.Attributes = moreAttributes },
-		"attribute":      func(o *desired.Object) { o.Attributes = map[string]string{"a": strings.Repeat("v", desired.MaxAttributeBytes+1)} },
-		"attribute name": func(o *desired.Object) { o.Attributes = map[string]string{strings.Repeat("a", desired.MaxAttributeBytes+1): ""} },
-		"nameless":       func(o *desired.Object) { o.Attributes = map[string]string{"": "v"} },
-		"after":          func(o *desired.Object) { o.After = moreAfter },
-		"after's key":    func(o *desired.Object) { o.After = []string{strings.Repeat("k", desired.MaxKeyBytes+1)} },
-		"no key":         func(o *desired.Object) { o.After = []string{""} },
-		"bad key":        func(o *desired.Object) { o.After = []string{"a//b"} },
-		"twice":          func(o *desired.Object) { o.After = []string{"a", "a"} },
-		"itself":         func(o *desired.Object) { o.After = []string{"a", "k"} },
+		"value":      func(o *desired.Object) { o.Value = make([]byte, desired.MaxValueBytes+1) },
+		"attributes": func(o *desired.Object) { o.Attributes = moreAttributes },
+		"attribute": func(o *desired.Object) {
+			o.Attributes = map[string]string{"a": strings.Repeat("v", desired.MaxAttributeBytes+1)}
+		},
+		"attribute name": func(o *desired.Object) {
+			o.Attributes = map[string]string{strings.Repeat("a", desired.MaxAttributeBytes+1): ""}
+		},
+		"nameless":    func(o *desired.Object) { o.Attributes = map[string]string{"": "v"} },
+		"after":       func(o *desired.Object) { o.After = moreAfter },
+		"after's key": func(o *desired.Object) { o.After = []string{strings.Repeat("k", desired.MaxKeyBytes+1)} },
+		"no key":      func(o *desired.Object) { o.After = []string{""} },
+		"bad key":     func(o *desired.Object) { o.After = []string{"a//b"} },
+		"twice":       func(o *desired.Object) { o.After = []string{"a", "a"} },
+		"itself":      func(o *desired.Object) { o.After = []string{"a", "k"} },
 	}
 	for name, change := range over {
 		o := largest()

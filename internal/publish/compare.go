@@ -55,7 +55,7 @@ func (a *applier) difference(ctx context.Context, b *base, pinned bool) (*plan, 
 		err = errMissed
 	}
 	if err != nil {
-		p.close() //nolint:errcheck // the first error is the one to tell
+		p.Close() //nolint:errcheck // the first error is the one to tell
 		return nil, err
 	}
 	return p, nil

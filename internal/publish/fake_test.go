@@ -3,6 +3,7 @@ package publish_test
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -86,9 +87,10 @@ type fake struct {
 	espalierv1.UnimplementedOperatorServiceServer
 	codec *delta.Codec
 
-	// hook is called at each step of a call, without a lock; it may change sets,
+	// hook is called at each step of a call, one at a time; it may change sets,
 	// cut connections, or fail the call.
-	hook func(step string) error
+	hook    func(step string) error
+	hooking sync.Mutex
 	// view is what pulls read of a set.
 	view func(*set) delta.Source
 	// states is what becomes of the answers of Match.
@@ -97,17 +99,24 @@ type fake struct {
 	mu       sync.Mutex
 	sets     map[string]*set
 	conns    []net.Conn
-	requests map[string]*espalierv1.CommitResponse
+	requests map[string]request
 	steps    map[string]int
 	uploaded map[string]int // how often each key came with a commit
+}
+
+// request is what a commit with a request id left: what its frames were, and the
+// answer.
+type request struct {
+	sum    string
+	answer *espalierv1.CommitResponse
 }
 
 func newFake() *fake {
 	return &fake{
 		codec: delta.NewCodec(), sets: map[string]*set{},
 		hook: func(string) error { return nil }, view: func(s *set) delta.Source { return s },
-		states: func(b []byte) []byte { return b },
-		requests: map[string]*espalierv1.CommitResponse{}, steps: map[string]int{}, uploaded: map[string]int{},
+		states:   func(b []byte) []byte { return b },
+		requests: map[string]request{}, steps: map[string]int{}, uploaded: map[string]int{},
 	}
 }
 
@@ -115,6 +124,8 @@ func (f *fake) step(name string) error {
 	f.mu.Lock()
 	f.steps[name]++
 	f.mu.Unlock()
+	f.hooking.Lock()
+	defer f.hooking.Unlock()
 	return f.hook(name)
 }
 
@@ -133,7 +144,7 @@ func (f *fake) cut() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, c := range f.conns {
-		c.Close()
+		_ = c.Close() // twice, for some
 	}
 	f.conns = nil
 }
@@ -253,7 +264,7 @@ func (f *fake) respond(stream espalierv1.SyncService_PullServer, sender *delta.S
 
 func (f *fake) Commit(stream espalierv1.OperatorService_CommitServer) error {
 	var terms *espalierv1.CommitTerms
-	changes := map[string]desired.Envelope{}
+	changes, sum := map[string]desired.Envelope{}, sha256.New()
 	for {
 		req, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
@@ -268,6 +279,7 @@ func (f *fake) Commit(stream espalierv1.OperatorService_CommitServer) error {
 		if terms == nil {
 			terms = req.GetTerms()
 		}
+		sum.Write(req.GetFrame())
 		all, err := f.codec.DecodeFrame(req.GetFrame())
 		if err != nil {
 			return wire.ToStatus(err)
@@ -282,7 +294,7 @@ func (f *fake) Commit(stream espalierv1.OperatorService_CommitServer) error {
 	if err := f.step("commit all"); err != nil {
 		return err
 	}
-	resp, err := f.commit(terms, changes)
+	resp, err := f.commit(terms, changes, string(sum.Sum(nil)))
 	if err == nil {
 		err = f.step("committed")
 	}
@@ -292,11 +304,13 @@ func (f *fake) Commit(stream espalierv1.OperatorService_CommitServer) error {
 	return stream.SendAndClose(resp)
 }
 
-func (f *fake) commit(terms *espalierv1.CommitTerms, changes map[string]desired.Envelope) (*espalierv1.CommitResponse, error) {
+func (f *fake) commit(terms *espalierv1.CommitTerms, changes map[string]desired.Envelope, sum string) (*espalierv1.CommitResponse, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if answer := f.requests[terms.GetRequestId()]; answer != nil {
-		return answer, nil
+	if r, ok := f.requests[terms.GetRequestId()]; ok && r.sum == sum {
+		return r.answer, nil
+	} else if ok {
+		return nil, fmt.Errorf("%w: %q", store.ErrRequestReused, terms.GetRequestId())
 	}
 	s := f.sets[terms.GetSet()]
 	if s == nil {
@@ -343,7 +357,7 @@ func (f *fake) commit(terms *espalierv1.CommitTerms, changes map[string]desired.
 		f.sets[terms.GetSet()] = s
 	}
 	resp.Head = wire.HeadToWire(s.head)
-	f.requests[terms.GetRequestId()] = resp
+	f.requests[terms.GetRequestId()] = request{sum: sum, answer: resp}
 	return resp, nil
 }
 

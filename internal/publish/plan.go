@@ -25,7 +25,8 @@ func (a *applier) everything() *plan {
 // len returns the number of changes.
 func (p *plan) len() uint64 { return p.created + p.updated + p.deleted }
 
-func (p *plan) close() error {
+// Close gives the plan up.
+func (p *plan) Close() error {
 	if p.actions == nil {
 		return nil
 	}

@@ -55,7 +55,7 @@ func (a *applier) pruneOnce(ctx context.Context, b *base, committed bool) (r Res
 	if err != nil {
 		return Result{}, false, err
 	}
-	defer p.close()
+	defer p.Close()
 	if a.o.DryRun {
 		if err := p.each(a.o.Each); err != nil {
 			return Result{}, true, err

@@ -156,7 +156,7 @@ func (a *applier) patch(ctx context.Context) (Result, error) {
 			return Result{}, err
 		}
 	}
-	defer p.close()
+	defer p.Close()
 	switch {
 	case a.o.DryRun:
 		return a.planned(b, p), p.each(a.o.Each)

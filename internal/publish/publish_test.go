@@ -2,6 +2,7 @@ package publish_test
 
 import (
 	"context"
+	"crypto/sha512"
 	"errors"
 	"fmt"
 	"maps"
@@ -124,13 +125,13 @@ func want(t *testing.T, got publish.Result, created, updated, deleted, unchanged
 
 // TestApply publishes random inputs onto random sets, both ways.
 func TestApply(t *testing.T) {
-	for seed := range uint64(60) {
+	for seed := range uint64(40) {
 		bubble(t, fmt.Sprint(seed), func(t *testing.T, r *try) {
 			rng := rand.New(rand.NewPCG(seed, 6))
 			r.prefix = []string{"", "a/", "a/00", "zz"}[rng.IntN(4)]
 			r.options.Prune = rng.IntN(3) > 0
 			r.options.MaxDelete = &store.DeleteLimit{Percent: 100}
-			sizes := []int{0, 1, 30, 600, 5000}
+			sizes := []int{0, 1, 30, 600, 3000}
 			before := union(numbers("a/", sizes[rng.IntN(5)]), numbers("b/", sizes[rng.IntN(4)]))
 			in := content{}
 			for k, v := range union(before, numbers("a/0", sizes[rng.IntN(5)])) {
@@ -310,7 +311,7 @@ func TestSmall(t *testing.T) {
 func TestMoved(t *testing.T) {
 	for _, prefix := range []string{"", "a/"} {
 		for _, step := range []string{"pull", "pulled", "commit", "commit all"} {
-			for moves := range publish.MaxAttempts + 1 {
+			for _, moves := range []int{0, 1, publish.MaxAttempts - 1, publish.MaxAttempts} {
 				bubble(t, fmt.Sprint(prefix, step, moves), func(t *testing.T, r *try) {
 					all := numbers("a/", 3000)
 					r.fake.change("s", all.envelopes())
@@ -490,66 +491,94 @@ func TestMaxDelete(t *testing.T) {
 // TestCut breaks the connection in every phase, at every step of it, once; and
 // then for good.
 func TestCut(t *testing.T) {
-	for _, prune := range []bool{false, true} {
-		for _, step := range []string{"head", "match", "matched", "pull", "pulled", "commit", "commit all", "committed"} {
-			for _, at := range []int{1, 2} {
-				bubble(t, fmt.Sprintf("prune=%t,%s,%d", prune, step, at), func(t *testing.T, r *try) {
-					before := numbers("a/", 8000)
-					r.fake.change("s", before.envelopes())
-					n := 0
-					r.fake.hook = func(s string) error {
-						if s == step {
-							if n++; n == at {
-								r.fake.cut()
-								return status.Error(codes.Unavailable, "cut")
-							}
-						}
-						return nil
-					}
-					in := maps.Clone(before)
-					for i := range 1000 {
-						in[fmt.Sprintf("b/%04d", i)] = strings.Repeat(fmt.Sprintf("%04x", rand.Uint32()), 100)
-					}
-					delete(in, "a/000/00000")
-					r.options.Prune = prune
-					got, err := r.apply(in)
-					if err != nil {
-						t.Fatal(err)
-					}
-					after, deleted := union(before, in), uint64(0)
-					if prune {
-						after, deleted = in, 1
-					}
-					want(t, got, 1000, 0, deleted, 7999)
-					if !maps.Equal(r.fake.of("s"), after) {
-						t.Error("the set is not as it should be")
-					}
-					if number := r.fake.sets["s"].head.Number; number != 2 {
-						t.Errorf("it is at revision %d, want 2: the commit is made once", number)
-					}
-				})
-			}
-			bubble(t, fmt.Sprintf("prune=%t,%s,always", prune, step), func(t *testing.T, r *try) {
-				r.fake.change("s", numbers("a/", 3000).envelopes())
-				reached := false
-				r.fake.hook = func(s string) error {
-					if s != step {
-						return nil
-					}
-					reached = true
-					r.fake.cut()
-					return status.Error(codes.Unavailable, "cut")
-				}
-				r.options.Prune = prune
-				_, err := r.apply(union(numbers("a/", 3000), content{"b": "x"}))
-				if reached != errors.Is(err, wire.ErrUnreachable) {
-					t.Errorf("%v, want wire.ErrUnreachable", err)
-				}
-				if step != "committed" && reached && r.fake.sets["s"].head.Number > 1 {
-					t.Error("something was done")
-				}
+	for _, v := range []struct {
+		prune bool
+		step  string
+		times int // that it comes
+	}{
+		{false, "head", 1},
+		{false, "match", 2},
+		{false, "matched", 1},
+		{false, "commit", 2},
+		{false, "commit all", 1},
+		{false, "committed", 1},
+		{true, "head", 1},
+		{true, "pull", 2},
+		{true, "pulled", 1},
+		{true, "commit", 2},
+		{true, "commit all", 1},
+		{true, "committed", 1},
+	} {
+		for at := range v.times {
+			bubble(t, fmt.Sprintf("prune=%t,%s,%d", v.prune, v.step, at), func(t *testing.T, r *try) {
+				r.options.Prune = v.prune
+				cutOnce(t, r, v.step, at)
 			})
 		}
+		bubble(t, fmt.Sprintf("prune=%t,%s,always", v.prune, v.step), func(t *testing.T, r *try) {
+			r.options.Prune = v.prune
+			cutAlways(t, r, v.step)
+		})
+	}
+}
+
+func cutOnce(t *testing.T, r *try, step string, at int) {
+	before := numbers("a/", 2000)
+	r.fake.change("s", before.envelopes())
+	n := 0
+	r.fake.hook = func(s string) error {
+		if s == step {
+			if n++; n == at+1 {
+				r.fake.cut()
+				return status.Error(codes.Unavailable, "cut")
+			}
+		}
+		return nil
+	}
+	in := maps.Clone(before)
+	for i := range 1000 {
+		key := fmt.Sprintf("b/%x", sha512.Sum512([]byte{byte(i), byte(i >> 8)})) // two frames to match
+		in[key] = strings.Repeat(key[20:40], 10)                                 // more to commit
+	}
+	delete(in, "a/000/00000")
+	got, err := r.apply(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	after, deleted := union(before, in), uint64(0)
+	if r.options.Prune {
+		after, deleted = in, 1
+	}
+	want(t, got, 1000, 0, deleted, 1999)
+	if !maps.Equal(r.fake.of("s"), after) {
+		t.Error("the set is not as it should be")
+	}
+	if number := r.fake.sets["s"].head.Number; number != 2 {
+		t.Errorf("it is at revision %d, want 2: the commit is made once", number)
+	}
+	if n <= at {
+		t.Errorf("%s came %d times: nothing was cut", step, n)
+	}
+}
+
+func cutAlways(t *testing.T, r *try, step string) {
+	before := numbers("a/", 3000)
+	r.fake.change("s", before.envelopes())
+	r.fake.hook = func(s string) error {
+		if s != step {
+			return nil
+		}
+		r.fake.cut()
+		return status.Error(codes.Unavailable, "cut")
+	}
+	if _, err := r.apply(union(before, content{"b": "x"})); !errors.Is(err, wire.ErrUnreachable) {
+		t.Errorf("%v, want wire.ErrUnreachable", err)
+	}
+	if n := r.fake.steps[step]; n != publish.Retries+1 {
+		t.Errorf("%s came %d times, want %d", step, n, publish.Retries+1)
+	}
+	if step != "committed" && r.fake.sets["s"].head.Number > 1 {
+		t.Error("something was done")
 	}
 }
 
@@ -691,7 +720,7 @@ func TestServerFails(t *testing.T) {
 	for _, prune := range []bool{false, true} {
 		for _, step := range []string{"head", "match", "pull", "commit"} {
 			bubble(t, fmt.Sprintf("prune=%t,%s", prune, step), func(t *testing.T, r *try) {
-				r.fake.change("s", numbers("a/", 20_000).envelopes())
+				r.fake.change("s", numbers("a/", 3000).envelopes())
 				reached := false
 				r.fake.hook = func(s string) error {
 					if s != step {
@@ -701,7 +730,7 @@ func TestServerFails(t *testing.T) {
 					return wire.ToStatus(fmt.Errorf("%w: s: bad page 7", store.ErrQuarantined))
 				}
 				r.options.Prune = prune
-				_, err := r.apply(union(numbers("a/", 20_000), numbers("b/", 20_000)))
+				_, err := r.apply(union(numbers("a/", 3000), numbers("b/", 3000)))
 				if reached && (!errors.Is(err, store.ErrQuarantined) || !strings.Contains(err.Error(), "bad page 7")) {
 					t.Errorf("%v, want store.ErrQuarantined and the server's words", err)
 				}

@@ -3,6 +3,7 @@ package wire
 import (
 	"fmt"
 
+	"espalier/internal/delta"
 	"espalier/internal/desired"
 	espalierv1 "espalier/proto/espalier/v1"
 )
@@ -46,8 +47,22 @@ func HeadToWire(h desired.Head) *espalierv1.Head {
 	return m
 }
 
-// HeadFromWire reads a head.
+// HeadFromWire reads a head, which only servers send.
 func HeadFromWire(m *espalierv1.Head) (desired.Head, error) {
+	h, err := headFromWire(m)
+	return h, answered(err)
+}
+
+// answered returns err, about what a server answered, as one that matches
+// delta.ErrProtocol and nothing else.
+func answered(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: %v", delta.ErrProtocol, err) //nolint:errorlint // it must not match ErrInvalid: no user is to blame
+}
+
+func headFromWire(m *espalierv1.Head) (desired.Head, error) {
 	h := desired.Head{Objects: m.GetObjects(), Bytes: m.GetBytes()}
 	var err error
 	if h.Position, err = PositionFromWire(m.GetPosition()); err != nil {

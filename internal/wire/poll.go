@@ -79,26 +79,33 @@ func PollResponseToWire(next time.Duration, answers []Answer) *espalierv1.PollRe
 	return m
 }
 
-// PollResponseFromWire reads the answer to a poll of sets sets.
+// PollResponseFromWire reads the answer to a poll of sets sets, each of which
+// is answered once at most.
 func PollResponseFromWire(m *espalierv1.PollResponse, sets int) (next time.Duration, answers []Answer, err error) {
-	if len(m.GetSets()) > sets {
-		return 0, nil, fmt.Errorf("%w answer: %d sets, %d were asked for", desired.ErrInvalid, len(m.Sets), sets)
-	}
+	seen := make([]bool, sets)
 	for _, s := range m.GetSets() {
-		a := Answer{Index: int(s.GetIndex()), Status: Status(s.GetStatus()), Number: s.GetNumber(), Frame: s.GetFrame()}
-		if a.Index >= sets {
-			return 0, nil, fmt.Errorf("%w answer: set %d of %d", desired.ErrInvalid, a.Index, sets)
-		}
-		switch a.Status {
-		case StatusDelta:
-			a.Root, err = DigestFromWire(s.GetRoot())
-		case StatusPull:
-			a.Head, err = HeadFromWire(s.GetHead())
-		}
+		a, err := answerFromWire(s)
 		if err != nil {
-			return 0, nil, err
+			return 0, nil, answered(err)
 		}
+		if s.GetIndex() >= uint32(sets) || seen[a.Index] {
+			return 0, nil, fmt.Errorf("%w: an answer for set %d of %d, or two", delta.ErrProtocol, a.Index, sets)
+		}
+		seen[a.Index] = true
 		answers = append(answers, a)
 	}
 	return time.Duration(m.GetNextPollMs()) * time.Millisecond, answers, nil
+}
+
+func answerFromWire(m *espalierv1.SetAnswer) (a Answer, err error) {
+	a = Answer{Index: int(m.GetIndex()), Status: Status(m.GetStatus()), Number: m.GetNumber(), Frame: m.GetFrame()}
+	switch a.Status {
+	case StatusDelta:
+		if a.Root, err = DigestFromWire(m.GetRoot()); err == nil && (a.Number == 0 || a.Root.IsZero()) {
+			err = fmt.Errorf("%w delta: number or root is missing", desired.ErrInvalid)
+		}
+	case StatusPull:
+		a.Head, err = headFromWire(m.GetHead())
+	}
+	return a, err
 }

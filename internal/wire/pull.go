@@ -119,6 +119,6 @@ func PullResponseFromWire(m *espalierv1.PullResponse) (delta.Response, error) {
 		head, err := HeadFromWire(step.End.GetHead())
 		return delta.Response{End: &delta.End{Head: head}}, err
 	default:
-		return delta.Response{}, fmt.Errorf("%w pull: a response without a step", desired.ErrInvalid)
+		return delta.Response{}, fmt.Errorf("%w: a response without a step", delta.ErrProtocol)
 	}
 }

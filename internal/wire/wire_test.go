@@ -78,8 +78,8 @@ func TestPollRoundTrip(t *testing.T) {
 	if err != nil || next != 1500*time.Millisecond || !reflect.DeepEqual(answers, want) {
 		t.Errorf("answers %+v came as %+v, %v, %v", want, answers, next, err)
 	}
-	if _, _, err := wire.PollResponseFromWire(wire.PollResponseToWire(0, want), 2); !errors.Is(err, desired.ErrInvalid) {
-		t.Errorf("more answers than sets: %v, want %v", err, desired.ErrInvalid)
+	if _, _, err := wire.PollResponseFromWire(wire.PollResponseToWire(0, want), 2); !errors.Is(err, delta.ErrProtocol) {
+		t.Errorf("more answers than sets: %v, want %v", err, delta.ErrProtocol)
 	}
 }
 

@@ -30,6 +30,11 @@ func Verify(path string) error {
 	if info.PageSize < 512 || info.PageSize > 1<<20 {
 		return fmt.Errorf("%w: its pages have %d bytes", ErrDamaged, info.PageSize)
 	}
+	for id := range uint64(2) {
+		if err := v.meta(id); err != nil {
+			return err
+		}
+	}
 	if err := v.freelist(); err != nil {
 		return err
 	}
@@ -90,6 +95,23 @@ func (v *verifier) load(depth int, id uint64, pages int64) ([]byte, error) {
 		return nil, fmt.Errorf("page %d: %w", id, err)
 	}
 	return b, nil
+}
+
+// meta verifies the header of a meta page that is valid itself. The other one
+// may be anything, after a crash.
+func (v *verifier) meta(id uint64) error {
+	var b [pageHeader]byte
+	off := int64(id) * int64(v.info.PageSize)
+	if _, ok := readMeta(v.f, off); !ok {
+		return nil
+	}
+	if _, err := v.f.ReadAt(b[:], off); err != nil {
+		return fmt.Errorf("page %d: %w", id, err)
+	}
+	if order.Uint64(b[:]) != id || order.Uint16(b[8:]) != flagMeta {
+		return fmt.Errorf("%w: page %d has no valid header", ErrDamaged, id)
+	}
+	return nil
 }
 
 func (v *verifier) freelist() error {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	bolt "go.etcd.io/bbolt"
@@ -92,7 +93,7 @@ func check(t *testing.T, db *bolt.DB, want rows) {
 // TestWriter writes files of random rows, with checkpoints, and lets bbolt read
 // and change them.
 func TestWriter(t *testing.T) {
-	for seed := range uint64(28) {
+	for seed := range uint64(21) {
 		rng := rand.New(rand.NewPCG(seed, 1))
 		path := filepath.Join(t.TempDir(), "file")
 		w, err := boltfile.Create(path, 0o600, names...)
@@ -100,7 +101,7 @@ func TestWriter(t *testing.T) {
 			t.Fatal(err)
 		}
 		all := rows{}
-		n := []int{0, 1, 2, 30, 100, 3000, 20000}[seed%7]
+		n := []int{0, 1, 2, 30, 100, 1000, 12000}[seed%7]
 		longKeys := seed%3 == 0
 		for i := range n {
 			key := fmt.Appendf(nil, "key/%08d", i)
@@ -242,15 +243,15 @@ func TestInspect(t *testing.T) {
 	}
 }
 
-// TestVerify spoils a file in many ways. Verify must see what bbolt stumbles
-// over, and never crash.
+// TestVerify flips bits where it hurts. Verify must never crash, and must see
+// all that bbolt stumbles over.
 func TestVerify(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "file")
 	w, err := boltfile.Create(path, 0o600, names...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i := range 3000 {
+	for i := range 1000 {
 		put(t, w, rows{}, "objects", fmt.Appendf(nil, "key/%08d", i), make([]byte, 100))
 	}
 	if err := w.Finish(); err != nil {
@@ -270,23 +271,39 @@ func TestVerify(t *testing.T) {
 		t.Fatal(err)
 	}
 	rng := rand.New(rand.NewPCG(1, 1))
-	seen := 0
-	const tries = 3000
-	for range tries {
+	for range 400 {
 		spoiled := bytes.Clone(whole)
 		page := rng.IntN(len(spoiled) / os.Getpagesize())
-		at := page*os.Getpagesize() + rng.IntN(48) // headers and elements matter
+		at := page*os.Getpagesize() + rng.IntN(64) // where headers and elements are
 		spoiled[at] ^= 1 << rng.IntN(8)
 		if err := os.WriteFile(path, spoiled, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if boltfile.Verify(path) != nil {
-			seen++
+		if boltfile.Verify(path) == nil {
+			checkStructure(t, path)
+		}
+		if t.Failed() {
+			t.Fatalf("byte %d of page %d", at, page)
 		}
 	}
-	if seen < tries/2 {
-		t.Errorf("of %d files %d were found damaged", tries, seen)
+}
+
+// checkStructure lets bbolt check a file in which Verify found nothing.
+func checkStructure(t *testing.T, path string) {
+	t.Helper()
+	db, err := bolt.Open(path, 0o600, &bolt.Options{ReadOnly: true})
+	if err != nil {
+		t.Fatal(err)
 	}
+	defer db.Close()
+	_ = db.View(func(tx *bolt.Tx) error {
+		for err := range tx.Check() {
+			if !strings.Contains(err.Error(), "unreachable unfreed") { // a page that is wasted does no harm
+				t.Error(err)
+			}
+		}
+		return nil
+	})
 }
 
 func FuzzVerify(f *testing.F) {

@@ -1,0 +1,346 @@
+package agent_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+
+	"espalier/agent"
+	"espalier/internal/delta"
+	"espalier/internal/desired"
+	"espalier/internal/wire"
+	"espalier/merkle"
+	espalierv1 "espalier/proto/espalier/v1"
+	"espalier/store"
+)
+
+// script is a server that says what a test wants it to.
+type script struct {
+	espalierv1.UnimplementedSyncServiceServer
+	poll func(*espalierv1.PollRequest) (*espalierv1.PollResponse, error)
+	pull func(espalierv1.SyncService_PullServer) error
+}
+
+func (s script) Poll(_ context.Context, req *espalierv1.PollRequest) (*espalierv1.PollResponse, error) {
+	return s.poll(req)
+}
+
+func (s script) Pull(stream espalierv1.SyncService_PullServer) error { return s.pull(stream) }
+
+// play serves the script on loopback and returns its address.
+func play(t *testing.T, s script) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := grpc.NewServer()
+	espalierv1.RegisterSyncServiceServer(g, s)
+	ended := make(chan error, 1)
+	go func() { ended <- g.Serve(l) }()
+	t.Cleanup(func() {
+		g.Stop()
+		<-ended
+	})
+	return l.Addr().String()
+}
+
+// answer returns a poll that gives always the same answers.
+func answer(answers ...*espalierv1.SetAnswer) func(*espalierv1.PollRequest) (*espalierv1.PollResponse, error) {
+	return func(*espalierv1.PollRequest) (*espalierv1.PollResponse, error) {
+		return &espalierv1.PollResponse{Sets: answers}, nil
+	}
+}
+
+// small is a set of one object: its frame, and its root in a tree without salt.
+func small(t *testing.T) (frame []byte, root desired.Digest) {
+	t.Helper()
+	var hasher desired.Hasher
+	c := desired.Change{Key: []byte("a"), Envelope: desired.Envelope("\x00b")}
+	b := merkle.Shape{}.NewBuilder(func(int, merkle.Row) error { return nil })
+	if err := b.Add(c.Key, hasher.Sum(c.Key, c.Envelope)); err != nil {
+		t.Fatal(err)
+	}
+	row, _, err := b.Finish()
+	w := delta.NewFrameWriter(delta.NewCodec())
+	if err := errors.Join(err, w.Add(c)); err != nil {
+		t.Fatal(err)
+	}
+	return w.Frame(), row.Digest
+}
+
+var later = desired.Head{Revision: desired.Revision{
+	Position: desired.Position{Epoch: desired.Epoch{7}, Number: 9}, Root: desired.Digest{3},
+}}
+
+// TestServerIsNotTrusted hands an agent that has nothing yet what no server
+// should say. It ends in an error, and nothing is held.
+func TestServerIsNotTrusted(t *testing.T) {
+	frame, root := small(t)
+	for name, s := range map[string]struct {
+		script
+		want error
+	}{
+		"a delta to what is not held": {
+			script{poll: answer(&espalierv1.SetAnswer{Number: 1, Root: root[:], Frame: frame})}, delta.ErrProtocol,
+		},
+		"two answers for one set": {
+			script{poll: answer(
+				&espalierv1.SetAnswer{Status: espalierv1.SetAnswer_STATUS_UNKNOWN},
+				&espalierv1.SetAnswer{Status: espalierv1.SetAnswer_STATUS_UNKNOWN},
+			)}, delta.ErrProtocol,
+		},
+		"an answer for a set that was not asked for": {
+			script{poll: answer(&espalierv1.SetAnswer{Index: 1 << 31})}, delta.ErrProtocol,
+		},
+		"a pull of nothing": {
+			script{poll: answer(&espalierv1.SetAnswer{Status: espalierv1.SetAnswer_STATUS_PULL})}, delta.ErrProtocol,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := open(t, agent.Options{Host: "web-01", Dir: t.TempDir(), Server: play(t, s.script)})
+			report, err := a.Sync(t.Context())
+			if !errors.Is(err, s.want) || errors.Is(err, desired.ErrInvalid) {
+				t.Errorf("Sync = %v, want %v: it is not the user who did wrong", err, s.want)
+			}
+			if report.Sets[0].Head.Number != 0 || report.Sets[0].Err == nil {
+				t.Errorf("report: %+v, want nothing held, and why", report.Sets[0])
+			}
+		})
+	}
+}
+
+// TestPullThatBringsNothingFails has each stream of a pull break at once.
+func TestPullThatBringsNothingFails(t *testing.T) {
+	var pulls atomic.Int32
+	a := open(t, agent.Options{Host: "web-01", Dir: t.TempDir(), Server: play(t, script{
+		poll: answer(&espalierv1.SetAnswer{Status: espalierv1.SetAnswer_STATUS_PULL, Head: wire.HeadToWire(later)}),
+		pull: func(espalierv1.SyncService_PullServer) error {
+			pulls.Add(1)
+			return status.Error(codes.Unavailable, "going away")
+		},
+	})})
+	report, err := a.Sync(t.Context())
+	if !errors.Is(err, wire.ErrUnreachable) || report.Sets[0].Err == nil {
+		t.Errorf("Sync = %v, set: %v, want %v", err, report.Sets[0].Err, wire.ErrUnreachable)
+	}
+	if got := pulls.Load(); got != agent.PullAttempts {
+		t.Errorf("it pulled %d times, want %d", got, agent.PullAttempts)
+	}
+}
+
+// TestMalformedDeltaIsPulled spoils the delta that comes with a poll: the agent
+// pulls instead of asking for the same again with each poll.
+func TestMalformedDeltaIsPulled(t *testing.T) {
+	o := serve(t)
+	o.publish(t, "web-01", map[string]string{"a": "1"})
+	direct, err := grpc.NewClient(o.addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer direct.Close()
+	client := espalierv1.NewSyncServiceClient(direct)
+	addr := play(t, script{
+		poll: func(req *espalierv1.PollRequest) (*espalierv1.PollResponse, error) {
+			resp, err := client.Poll(t.Context(), req)
+			for _, s := range resp.GetSets() {
+				if len(s.GetFrame()) > 0 {
+					s.Frame = s.Frame[:len(s.Frame)-1]
+				}
+			}
+			return resp, err
+		},
+		pull: func(down espalierv1.SyncService_PullServer) error { return relay(down, client) },
+	})
+	a := open(t, agent.Options{Host: "web-01", Dir: t.TempDir(), Server: addr})
+	sync(t, a)
+	head := o.publish(t, "web-01", map[string]string{"a": "2"})
+	if got := sync(t, a); got.Head.Revision != head.Revision {
+		t.Errorf("synced to %v, want %v", got.Head, head)
+	}
+}
+
+// relay hands a pull on to another server.
+func relay(down espalierv1.SyncService_PullServer, to espalierv1.SyncServiceClient) error {
+	up, err := to.Pull(down.Context())
+	if err != nil {
+		return err
+	}
+	go func() {
+		for {
+			req, err := down.Recv()
+			if err != nil || up.Send(req) != nil {
+				return
+			}
+		}
+	}()
+	for {
+		resp, err := up.Recv()
+		if err != nil {
+			return nil
+		}
+		if err := down.Send(resp); err != nil {
+			return err
+		}
+	}
+}
+
+// TestDeltaBelowTheFloorIsRefused gives an agent an old copy of its own mirror,
+// and a server that went back as well, though not as far.
+func TestDeltaBelowTheFloorIsRefused(t *testing.T) {
+	dir, home := t.TempDir(), t.TempDir()
+	theirs, ours := filepath.Join(dir, "sets", "web-01.db"), filepath.Join(home, "sets", "web-01.db")
+	var copies [][]byte
+	keep := func(path string) {
+		t.Helper()
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		copies = append(copies, b)
+	}
+	var held desired.Head
+	for number, path := range []string{ours, theirs, ""} {
+		o := serveDir(t, dir)
+		head := o.publish(t, "web-01", map[string]string{"a": fmt.Sprint(number)})
+		a := open(t, agent.Options{Host: "web-01", Dir: home, Server: o.addr})
+		sync(t, a)
+		a.Close()
+		o.stop()
+		if number == 0 {
+			held = head
+		}
+		if path != "" {
+			keep(path)
+		}
+	}
+	for i, path := range []string{ours, theirs} {
+		if err := os.WriteFile(path, copies[i], 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	o := serveDir(t, dir)
+	a := open(t, agent.Options{Host: "web-01", Dir: home, Server: o.addr})
+	report, err := a.Sync(t.Context())
+	if !errors.Is(err, agent.ErrUnsafe) || !strings.Contains(err.Error(), "restore") {
+		t.Errorf("Sync = %v, want %v and what to do about it", err, agent.ErrUnsafe)
+	}
+	if report.Sets[0].Head.Revision != held.Revision {
+		t.Errorf("the mirror is at %v, want %v", report.Sets[0].Head, held)
+	}
+}
+
+// TestOneSetDoesNotHoldBackAnother mirrors a set that is not there before one
+// that is.
+func TestOneSetDoesNotHoldBackAnother(t *testing.T) {
+	o := serve(t)
+	head := o.publish(t, "web-01", map[string]string{"a": "1"})
+	sets := []desired.Name{"nothing", "web-01"}
+	a := open(t, agent.Options{Host: "web-01", Sets: sets, Dir: t.TempDir(), Server: o.addr})
+	report, err := a.Sync(t.Context())
+	if !errors.Is(err, store.ErrNotFound) || !errors.Is(report.Sets[0].Err, store.ErrNotFound) {
+		t.Errorf("Sync = %v, want %v for the first", err, store.ErrNotFound)
+	}
+	if got := report.Sets[1]; got.Err != nil || got.Head.Revision != head.Revision {
+		t.Errorf("the second set is at %v, %v, want %v", got.Head, got.Err, head)
+	}
+}
+
+func TestOpenRefuses(t *testing.T) {
+	for name, sets := range map[string][]desired.Name{
+		"a set twice":          {"a", "b", "a"},
+		"a name that can't be": {"../a"},
+		"too many":             manyNames(wire.MaxPolledSets + 1),
+	} {
+		_, err := agent.Open(agent.Options{Host: "web-01", Sets: sets, Dir: t.TempDir(), Server: "127.0.0.1:1"})
+		if !errors.Is(err, desired.ErrInvalid) {
+			t.Errorf("%s: Open = %v, want %v", name, err, desired.ErrInvalid)
+		}
+	}
+}
+
+func manyNames(n int) (names []desired.Name) {
+	for i := range n {
+		names = append(names, desired.Name(fmt.Sprint(i)))
+	}
+	return names
+}
+
+// TestDamagedNodeIsMended damages what only a change reads: the mirror is
+// mended in the Sync that comes upon it.
+func TestDamagedNodeIsMended(t *testing.T) {
+	o := serve(t)
+	objects := map[string]string{}
+	for i := range 2000 {
+		objects[fmt.Sprintf("obj/%04d", i)] = fmt.Sprint(i)
+	}
+	o.publish(t, "web-01", objects)
+	dir := t.TempDir()
+	a := open(t, agent.Options{Host: "web-01", Dir: dir, Server: o.addr})
+	sync(t, a)
+	var nodes []merkle.Row // the first of level 1, and the one behind it
+	err := a.View("web-01", func(s *store.Snapshot) error {
+		for row, err := range s.Rows(1, nil, nil) {
+			row.Key = bytes.Clone(row.Key)
+			if nodes = append(nodes, row); err != nil || len(nodes) == 2 {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil || len(nodes) != 2 {
+		t.Fatalf("%d nodes, %v", len(nodes), err)
+	}
+	path, err := a.MirrorPath("web-01")
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.Close()
+	flip(t, path, nodes[0].Digest[:]) // the byte behind it: the count
+	for key := range objects {
+		if objects[key] = "new"; key < string(nodes[1].Key) {
+			delete(objects, key) // a node that changes is not read
+		}
+	}
+	head := o.publish(t, "web-01", objects)
+	a = open(t, agent.Options{Host: "web-01", Dir: dir, Server: o.addr})
+	if got := sync(t, a); got.Head.Revision != head.Revision {
+		t.Errorf("synced to %v, want %v", got.Head, head)
+	}
+}
+
+// flip flips a bit of the byte behind a pattern, wherever it stands in a file.
+func flip(t *testing.T, path string, pattern []byte) {
+	t.Helper()
+	file, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for at := 0; ; n++ {
+		i := bytes.Index(file[at:], pattern)
+		if i < 0 {
+			break
+		}
+		at += i + len(pattern)
+		file[at] ^= 1
+	}
+	if n == 0 {
+		t.Fatalf("%q is not in %s", pattern, path)
+	}
+	if err := os.WriteFile(path, file, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
