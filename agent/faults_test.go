@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -311,6 +312,61 @@ func TestHandlerIsToldEverything(t *testing.T) {
 			t.Fatalf("step %d: the handler was told of %d objects, want %d", step, len(state), len(want))
 		}
 		a.Close()
+	}
+}
+
+// TestRunOutlivesItsServer takes the server away until a poll has failed, and
+// brings it back with something new.
+func TestRunOutlivesItsServer(t *testing.T) {
+	dir := t.TempDir()
+	o := serveDir(t, dir)
+	o.publish(t, "web-01", map[string]string{"a": "1"})
+	log := &listener{heard: make(chan string, 100)}
+	told := make(chan agent.Update, 16)
+	a := open(t, agent.Options{
+		Host: "web-01", Dir: t.TempDir(), Server: o.addr, Interval: agent.MinInterval, Logger: slog.New(log),
+		Handler: agent.HandlerFunc(func(_ context.Context, u agent.Update) error {
+			told <- u
+			return nil
+		}),
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- a.Run(ctx) }()
+	<-told
+	o.stop()
+	log.await("not synced")
+	o = serveOn(t, dir, o.addr)
+	head := o.publish(t, "web-01", map[string]string{"a": "2"})
+	if u := <-told; u.Head.Revision != head.Revision || u.Full {
+		t.Errorf("the update is of %v, full %v, want what changed up to %v", u.Head, u.Full, head)
+	}
+	log.await("in step")
+	cancel()
+	if err := <-ended; err != nil {
+		t.Errorf("Run = %v", err)
+	}
+}
+
+// listener is a log that a test listens to.
+type listener struct {
+	slog.Handler
+	heard chan string
+}
+
+func (l *listener) Enabled(context.Context, slog.Level) bool { return true }
+
+func (l *listener) Handle(_ context.Context, r slog.Record) error {
+	select {
+	case l.heard <- r.Message:
+	default: // nobody listens
+	}
+	return nil
+}
+
+// await returns once a message has those words.
+func (l *listener) await(words string) {
+	for !strings.Contains(<-l.heard, words) {
 	}
 }
 

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"os"
 	"testing"
@@ -12,8 +11,15 @@ import (
 )
 
 // TestScrubFindsFlippedBytes damages a value that nobody reads: a few steps of
-// the scrub find it, and the mirror says so.
+// the scrub find it, and the mirror says so; also where each object is larger
+// than a step.
 func TestScrubFindsFlippedBytes(t *testing.T) {
+	for _, budget := range []int{4000, 1} {
+		t.Run(fmt.Sprint(budget), func(t *testing.T) { testScrub(t, budget) })
+	}
+}
+
+func testScrub(t *testing.T, budget int) {
 	dir := t.TempDir()
 	o := Options{Host: "web-01", Dir: dir, Server: "127.0.0.1:1"}
 	a, err := Open(o)
@@ -59,8 +65,8 @@ func TestScrubFindsFlippedBytes(t *testing.T) {
 	}
 	defer a.Close()
 	steps := 0
-	for ; !a.mirrors[0].Damaged() && steps < 100; steps++ {
-		if err := a.scrub(context.Background(), 4000); err != nil {
+	for ; !a.mirrors[0].Damaged() && steps < 1000; steps++ {
+		if err := a.scrub(t.Context(), budget); err != nil {
 			t.Fatal(err)
 		}
 	}

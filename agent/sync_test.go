@@ -32,11 +32,16 @@ func serve(t *testing.T) orchestrator {
 
 func serveDir(t *testing.T, dir string) orchestrator {
 	t.Helper()
+	return serveOn(t, dir, "127.0.0.1:0")
+}
+
+func serveOn(t *testing.T, dir, addr string) orchestrator {
+	t.Helper()
 	s, err := store.Open(dir, store.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -144,7 +144,7 @@ func match(s *store.Snapshot, seed uint64, changes []desired.Change, states []by
 			if err != nil {
 				return err
 			}
-			short := delta.ShortDigest(seed, row.Digest)
+			short := delta.MatchDigest(seed, row.Digest)
 			if states[i] = 1; !c.Deleted() && string(c.Envelope[1:]) == string(short[:]) {
 				states[i] = 0
 			}

@@ -286,7 +286,7 @@ func TestListAndMatch(t *testing.T) {
 	var hasher desired.Hasher
 	short := func(key, value string) desired.Change {
 		c := put(key, value)
-		d := delta.ShortDigest(42, hasher.Sum(c.Key, c.Envelope))
+		d := delta.MatchDigest(42, hasher.Sum(c.Key, c.Envelope))
 		c.Envelope = append(desired.Envelope{0}, d[:]...)
 		return c
 	}

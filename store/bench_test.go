@@ -464,6 +464,9 @@ func BenchmarkGrowth(b *testing.B) {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
 			if s == nil {
 				s = benchStore(b, set)
+				if err := store.NoSync(s, "bench"); err != nil {
+					b.Fatal(err)
+				}
 			}
 			rng := rand.New(rand.NewPCG(8, 8))
 			var pages []float64

@@ -167,6 +167,15 @@ func short(seed uint64, width int, d *desired.Digest) desired.Digest {
 	return s
 }
 
+// MatchDigest returns the MatchWidth bytes that stand for d under seed where a
+// publisher asks which of its objects a set has as they are.
+func MatchDigest(seed uint64, d desired.Digest) [MatchWidth]byte {
+	var h xxhash.Digest
+	h.ResetWithSeed(seed)
+	h.Write(d[:])
+	return [MatchWidth]byte(binary.BigEndian.AppendUint64(nil, h.Sum64()))
+}
+
 // ShortDigest returns the ShortWidth bytes that stand for d under seed.
 func ShortDigest(seed uint64, d desired.Digest) [ShortWidth]byte {
 	s := short(seed, ShortWidth, &d)

@@ -47,6 +47,10 @@ const (
 	// compares a digest with some 32 others, so one of 10,000 changes meets a
 	// collision about once in 10,000 times, and is then repeated in full.
 	ShortWidth = 4
+	// MatchWidth is how many bytes of a digest a publisher sends to learn which
+	// of its objects differ. No root shows a collision there, so there are
+	// enough for none to come about.
+	MatchWidth = 8
 	// maxRounds bounds the rounds of one pull, after which it is an error: each
 	// ended with a set that had moved or a root that did not verify.
 	maxRounds = 16

@@ -211,7 +211,7 @@ func (f *fake) match(first *espalierv1.MatchRequest, frame []byte) (states []byt
 	for _, c := range changes {
 		state := byte(2)
 		if e, ok := s.objects[string(c.Key)]; ok {
-			short := delta.ShortDigest(first.GetSeed(), h.Sum(c.Key, e))
+			short := delta.MatchDigest(first.GetSeed(), h.Sum(c.Key, e))
 			if state = 1; bytes.Equal(c.Envelope[1:], short[:]) {
 				state = 0
 			}

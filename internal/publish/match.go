@@ -52,12 +52,12 @@ func (a *applier) sendDigests(stream espalierv1.OperatorService_MatchClient) err
 		req = &espalierv1.MatchRequest{}
 		return err
 	}
-	envelope := make(desired.Envelope, 1+delta.ShortWidth)
+	envelope := make(desired.Envelope, 1+delta.MatchWidth)
 	for c, err := range a.in.objects.All() {
 		if err != nil {
 			return err
 		}
-		short := delta.ShortDigest(seed, c.Digest)
+		short := delta.MatchDigest(seed, c.Digest)
 		copy(envelope[1:], short[:])
 		if err := frame.Add(desired.Change{Key: c.Key, Envelope: envelope}); err != nil {
 			return err

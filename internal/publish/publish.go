@@ -10,9 +10,9 @@
 // A prune is checked: it is over only when the roots are the same, or, under a
 // prefix, when a comparison under another seed finds nothing. It is committed
 // against the revision that was compared; if the set has moved, everything is
-// compared again. A patch is for what nobody else writes: it trusts the short
-// digests, which miss one of four billion changed objects, and that keys that
-// were found to be the same stay so until it commits.
+// compared again. A patch trusts that keys that were found to be the
+// same stay so until it commits: of two patches at once to one key, either may
+// win.
 package publish
 
 import (

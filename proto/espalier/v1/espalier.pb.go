@@ -1483,7 +1483,7 @@ type MatchRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Set           string                 `protobuf:"bytes,1,opt,name=set,proto3" json:"set,omitempty"`     // in the first message
 	Seed          uint64                 `protobuf:"fixed64,2,opt,name=seed,proto3" json:"seed,omitempty"` // in the first message
-	Frame         []byte                 `protobuf:"bytes,3,opt,name=frame,proto3" json:"frame,omitempty"` // changes whose values are the objects' short digests
+	Frame         []byte                 `protobuf:"bytes,3,opt,name=frame,proto3" json:"frame,omitempty"` // changes whose values are the objects' digests, 8 bytes under the seed
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
