@@ -38,7 +38,8 @@ func (c countedConn) Write(b []byte) (int, error) {
 }
 
 // dial prepares a connection. Retries, hedging and service configuration by DNS
-// are off: the agent decides itself when to ask again.
+// are off: the agent decides itself when to ask again. Only the connection is
+// made again by gRPC.
 func dial(o Options, t *traffic) (*grpc.ClientConn, error) {
 	creds := o.Credentials
 	if creds == nil {
@@ -60,6 +61,7 @@ func dial(o Options, t *traffic) (*grpc.ClientConn, error) {
 		grpc.WithDefaultCallOptions(
 			grpc.MaxCallRecvMsgSize(delta.MaxMessageBytes), grpc.MaxCallSendMsgSize(delta.MaxMessageBytes)),
 		grpc.WithKeepaliveParams(keepaliveParams),
+		grpc.WithConnectParams(connectParams),
 		grpc.WithDisableServiceConfig(),
 		grpc.WithDisableRetry(),
 	)

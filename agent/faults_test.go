@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	gosync "sync"
+	"sync/atomic"
 	"testing"
 
 	"espalier/agent"
@@ -78,12 +79,13 @@ func TestPullSurvivesCuts(t *testing.T) {
 	o := serve(t)
 	r := rand.New(rand.NewPCG(3, 4))
 	o.publish(t, "web-01", random(r, 60_000))
-	left := 8
+	var left atomic.Int32
+	left.Store(8)
 	proxy := cut(t, o.addr, func() int64 {
-		if left--; left < 0 {
+		if left.Add(-1) < 0 {
 			return 0
 		}
-		return 200_000 + r.Int64N(200_000)
+		return 200_000 + rand.Int64N(200_000)
 	})
 	a := open(t, agent.Options{Host: "web-01", Dir: t.TempDir(), Server: proxy.Addr().String()})
 	follow := func(want desired.Head, mode delta.Mode) {
@@ -112,7 +114,7 @@ func TestPullSurvivesCuts(t *testing.T) {
 	head, _ := o.Head("web-01")
 	follow(head, delta.Full)
 
-	left = 8
+	left.Store(8)
 	head = o.publish(t, "web-01", random(r, 30_000))
 	if err := o.DropHistory(t.Context(), "web-01"); err != nil {
 		t.Fatal(err)

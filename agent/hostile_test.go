@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -146,12 +147,7 @@ func TestPullThatBringsNothingFails(t *testing.T) {
 func TestMalformedDeltaIsPulled(t *testing.T) {
 	o := serve(t)
 	o.publish(t, "web-01", map[string]string{"a": "1"})
-	direct, err := grpc.NewClient(o.addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer direct.Close()
-	client := espalierv1.NewSyncServiceClient(direct)
+	client := connect(t, o.addr)
 	addr := play(t, script{
 		poll: func(req *espalierv1.PollRequest) (*espalierv1.PollResponse, error) {
 			resp, err := client.Poll(t.Context(), req)
@@ -162,7 +158,9 @@ func TestMalformedDeltaIsPulled(t *testing.T) {
 			}
 			return resp, err
 		},
-		pull: func(down espalierv1.SyncService_PullServer) error { return relay(down, client) },
+		pull: func(down espalierv1.SyncService_PullServer) error {
+			return relay(down, client, func(*espalierv1.PullResponse) {})
+		},
 	})
 	a := open(t, agent.Options{Host: "web-01", Dir: t.TempDir(), Server: addr})
 	sync(t, a)
@@ -172,8 +170,70 @@ func TestMalformedDeltaIsPulled(t *testing.T) {
 	}
 }
 
-// relay hands a pull on to another server.
-func relay(down espalierv1.SyncService_PullServer, to espalierv1.SyncServiceClient) error {
+// TestRootThatNothingGives has a server publish a root that nothing has. The agent
+// gives up after it has tried everything, and keeps what it has, until the server
+// comes to its senses.
+func TestRootThatNothingGives(t *testing.T) {
+	o := serve(t)
+	r := rand.New(rand.NewPCG(3, 9))
+	held := o.publish(t, "web-01", random(r, 3000))
+	client := connect(t, o.addr)
+	var lies atomic.Bool
+	spoil := func(m *espalierv1.Head) {
+		if lies.Load() && m != nil {
+			m.Root = make([]byte, 32)
+			m.Root[7] = 7
+		}
+	}
+	var pulls atomic.Int32
+	addr := play(t, script{
+		poll: func(req *espalierv1.PollRequest) (*espalierv1.PollResponse, error) {
+			resp, err := client.Poll(t.Context(), req)
+			for _, s := range resp.GetSets() {
+				spoil(s.GetHead())
+			}
+			return resp, err
+		},
+		pull: func(down espalierv1.SyncService_PullServer) error {
+			pulls.Add(1)
+			return relay(down, client, func(resp *espalierv1.PullResponse) {
+				spoil(resp.GetBegin().GetHead())
+				spoil(resp.GetEnd().GetHead())
+			})
+		},
+	})
+	a := open(t, agent.Options{Host: "web-01", Dir: t.TempDir(), Server: addr})
+	sync(t, a)
+	head := o.publish(t, "web-01", map[string]string{"large": noise(r, 100_000)}) // too much for the poll
+	lies.Store(true)
+	pulls.Store(0)
+	report, err := a.Sync(t.Context())
+	if !errors.Is(err, delta.ErrUnverifiable) || report.Sets[0].Head.Revision != held.Revision {
+		t.Errorf("Sync = %v at %v, want %v at %v", err, report.Sets[0].Head, delta.ErrUnverifiable, held)
+	}
+	if pulls := pulls.Load(); pulls != 4 { // since, a descent, one with whole digests, full
+		t.Errorf("it took %d rounds, want 4", pulls)
+	}
+	lies.Store(false)
+	if got := sync(t, a); got.Head.Revision != head.Revision {
+		t.Errorf("synced to %v, want %v", got.Head, head)
+	}
+}
+
+// connect returns a client of the server at an address.
+func connect(t *testing.T, addr string) espalierv1.SyncServiceClient {
+	t.Helper()
+	conn, err := grpc.NewClient(addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return espalierv1.NewSyncServiceClient(conn)
+}
+
+// relay hands a pull on to another server, and its responses back, as change
+// leaves them.
+func relay(down espalierv1.SyncService_PullServer, to espalierv1.SyncServiceClient, change func(*espalierv1.PullResponse)) error {
 	up, err := to.Pull(down.Context())
 	if err != nil {
 		return err
@@ -191,6 +251,7 @@ func relay(down espalierv1.SyncService_PullServer, to espalierv1.SyncServiceClie
 		if err != nil {
 			return nil
 		}
+		change(resp)
 		if err := down.Send(resp); err != nil {
 			return err
 		}

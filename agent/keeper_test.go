@@ -91,8 +91,11 @@ func TestUnwrittenStagingIsGivenUp(t *testing.T) {
 
 func TestSettle(t *testing.T) {
 	changes := []desired.Change{
-		{Key: []byte("b"), Envelope: desired.Envelope("1")}, {Key: []byte("a"), Envelope: desired.Envelope("1")},
-		{Key: []byte("b")}, {Key: []byte("c")}, {Key: []byte("b"), Envelope: desired.Envelope("3")},
+		{Key: []byte("b"), Envelope: desired.Envelope("1")},
+		{Key: []byte("a"), Envelope: desired.Envelope("1")},
+		{Key: []byte("b")},
+		{Key: []byte("c")},
+		{Key: []byte("b"), Envelope: desired.Envelope("3")},
 	}
 	got := ""
 	for _, c := range settle(changes) {

@@ -6,6 +6,8 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"google.golang.org/grpc"
+	connectBackoff "google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/keepalive"
 )
 
@@ -45,6 +47,14 @@ const (
 
 // A connection whose peer vanished is noticed within a minute of a call.
 var keepaliveParams = keepalive.ClientParameters{Time: 40 * time.Second, Timeout: 20 * time.Second}
+
+// After a connection failed, gRPC waits before it makes another, and fails all
+// calls at once until then. It must not wait as long as the agent does from poll
+// to poll, or polls would fail long after the server is back.
+var connectParams = grpc.ConnectParams{
+	Backoff:           connectBackoff.Config{BaseDelay: time.Second, Multiplier: 1.6, Jitter: 0.2, MaxDelay: DefaultInterval / 2},
+	MinConnectTimeout: 20 * time.Second,
+}
 
 // backoff returns how long to wait after so many failures in a row: at random
 // up to 1 s, growing by 1.6 with each, at most 120 s (full jitter; Brooker,

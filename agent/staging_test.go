@@ -44,6 +44,15 @@ func leave(t *testing.T, dir string, kind store.StageKind, salt uint64, objects 
 	return m.Path() + ".staging"
 }
 
+// noise returns n bytes that don't compress.
+func noise(r *rand.Rand, n int) string {
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = byte(r.Uint32())
+	}
+	return string(b)
+}
+
 // TestStagingLeftBehind leaves a staging of every kind, and goes on from there:
 // whatever it holds, and whatever its mark says, the mirror becomes what the
 // server has, and nothing is left over.
@@ -81,8 +90,8 @@ func TestStagingLeftBehind(t *testing.T) {
 		for _, moved := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, moved %v", c.name, moved), func(t *testing.T) {
 				o := serve(t)
-				first := o.publish(t, "web-01", random(r, 3000))
-				held := o.publish(t, "web-01", random(r, 300))
+				first := o.publish(t, "web-01", random(r, 1000))
+				held := o.publish(t, "web-01", random(r, 100))
 				dir := t.TempDir()
 				a := open(t, agent.Options{Host: "web-01", Dir: dir, Server: o.addr})
 				sync(t, a)
@@ -90,7 +99,11 @@ func TestStagingLeftBehind(t *testing.T) {
 				staging := leave(t, dir, c.kind, c.salt, random(r, 100), c.mark(first.Revision, held.Revision))
 				want := held
 				if moved { // too far for a delta that comes with a poll
-					want = o.publish(t, "web-01", random(r, 9000))
+					large := random(r, 100)
+					for key := range large {
+						large[key] = noise(r, 1000)
+					}
+					want = o.publish(t, "web-01", large)
 				}
 				a = open(t, agent.Options{Host: "web-01", Dir: dir, Server: o.addr})
 				if got := sync(t, a); got.Head.Revision != want.Revision || moved != (got.Mode != agent.Unchanged) {

@@ -38,8 +38,8 @@ type SetReport struct {
 	Head             desired.Head
 	Mode             delta.Mode
 	Upserts, Deletes uint64
-	// Err says why the mirror is not what the server has; what it holds stays
-	// in force.
+	// Err says why the mirror is not what the server has, or the Handler not told
+	// of it; what the mirror holds stays in force.
 	Err error
 }
 

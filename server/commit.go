@@ -57,6 +57,9 @@ func (u *upload) receive(req *espalierv1.CommitRequest) error {
 	if err := u.agree(req.GetTerms()); err != nil {
 		return err
 	}
+	if len(req.GetFrame()) == 0 {
+		return nil // terms may come alone
+	}
 	changes, err := u.server.codec.DecodeFrame(req.GetFrame())
 	if err != nil {
 		return err
@@ -113,7 +116,12 @@ func (u *upload) apply(ctx context.Context) (*espalierv1.CommitResponse, error) 
 	return wire.ResultToWire(r), err
 }
 
+// restore makes the changes all there is, in a new epoch. It has no guards, and
+// is refused where a client relies on one.
 func (u *upload) restore(ctx context.Context, objects *spool.Sorted) (*espalierv1.CommitResponse, error) {
+	if u.terms.GetExpect() != nil || u.terms.GetMaxDelete() != nil || u.terms.GetRequestId() != "" {
+		return nil, fmt.Errorf("%w restore: it takes no expected revision, limit of deletions or request id", desired.ErrInvalid)
+	}
 	origin, err := wire.OriginFromWire(u.terms.GetRestore())
 	if err != nil {
 		return nil, err

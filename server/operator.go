@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 
 	"espalier/internal/delta"
 	"espalier/internal/desired"
@@ -73,9 +74,9 @@ func (o operatorService) ListObjects(req *espalierv1.ListObjectsRequest, stream 
 	if len(req.GetPrefix()) > desired.MaxKeyBytes {
 		return wire.ToStatus(fmt.Errorf("%w prefix: %d bytes", desired.ErrInvalid, len(req.GetPrefix())))
 	}
-	from, until := req.GetPrefix(), desired.PrefixEnd(req.GetPrefix())
+	until := desired.PrefixEnd(req.GetPrefix())
 	frame := delta.NewFrameWriter(o.server.codec)
-	for from != nil || len(req.GetPrefix()) == 0 {
+	for from, more := req.GetPrefix(), true; more; {
 		var next []byte
 		err := o.view(req.GetSet(), func(s *store.Snapshot) error {
 			for row, err := range s.Rows(0, from, until) {
@@ -99,9 +100,7 @@ func (o operatorService) ListObjects(req *espalierv1.ListObjectsRequest, stream 
 		if err := stream.Send(&espalierv1.ListObjectsResponse{Frame: frame.Frame()}); err != nil {
 			return err
 		}
-		if from = next; next == nil {
-			break
-		}
+		from, more = next, next != nil
 	}
 	return nil
 }
@@ -170,18 +169,28 @@ func (o operatorService) Compact(ctx context.Context, req *espalierv1.CompactReq
 	return &espalierv1.CompactResponse{BytesBefore: uint64(r.Before), BytesAfter: uint64(r.After)}, wire.ToStatus(err)
 }
 
+// Check sends progress by a goroutine of its own, which has ended when Check
+// returns: a set is checked in one transaction, which must not wait for a client.
 func (o operatorService) Check(req *espalierv1.CheckRequest, stream espalierv1.OperatorService_CheckServer) error {
 	name, err := desired.ParseName(req.GetSet())
 	if err != nil {
 		return wire.ToStatus(err)
 	}
-	var sent error
-	progress := func(done, total uint64) {
-		if sent == nil {
-			sent = stream.Send(&espalierv1.CheckResponse{Done: done, Total: total})
+	progress := make(chan *espalierv1.CheckResponse, 1)
+	var sending sync.WaitGroup
+	sending.Go(func() {
+		for m := range progress {
+			_ = stream.Send(m) // where it fails, the stream's context ends the check
 		}
-	}
-	report, err := o.server.store.Check(stream.Context(), name, progress)
+	})
+	report, err := o.server.store.Check(stream.Context(), name, func(done, total uint64) {
+		select {
+		case progress <- &espalierv1.CheckResponse{Done: done, Total: total}:
+		default: // the client is slow, and misses this one
+		}
+	})
+	close(progress)
+	sending.Wait()
 	if err != nil {
 		return wire.ToStatus(err)
 	}

@@ -69,7 +69,7 @@ func (s *Server) Run(ctx context.Context, l net.Listener) error {
 
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
-		if err := g.Serve(l); err != nil {
+		if err := g.Serve(l); err != nil && !errors.Is(err, grpc.ErrServerStopped) { // it may be stopped before it starts
 			return fmt.Errorf("serve on %s: %w", l.Addr(), err)
 		}
 		return nil
@@ -116,6 +116,7 @@ func serverOptions() []grpc.ServerOption {
 		grpc.MaxRecvMsgSize(delta.MaxMessageBytes),
 		grpc.MaxSendMsgSize(delta.MaxMessageBytes),
 		grpc.MaxConcurrentStreams(MaxStreams),
+		grpc.WaitForHandlers(true), // when Run returns, nobody uses the store
 		grpc.MaxHeaderListSize(MaxHeaderBytes),
 		grpc.KeepaliveParams(keepaliveParams),
 		grpc.KeepaliveEnforcementPolicy(keepalivePolicy),

@@ -29,17 +29,15 @@ import (
 
 var codec = delta.NewCodec()
 
-// start runs a server and returns a connection to it.
-func start(t *testing.T) *grpc.ClientConn {
+// listen returns a store, and what a server of it listens on, with a connection
+// to that.
+func listen(t *testing.T) (*store.Store, net.Listener, *grpc.ClientConn) {
 	t.Helper()
 	s, err := store.Open(t.TempDir(), store.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	l := bufconn.Listen(1 << 20)
-	ctx, cancel := context.WithCancel(context.Background())
-	stopped := make(chan error, 1)
-	go func() { stopped <- server.New(s, server.Options{ScratchDir: t.TempDir()}).Run(ctx, l) }()
 	conn, err := grpc.NewClient("passthrough:///server",
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return l.DialContext(ctx) }),
@@ -47,6 +45,16 @@ func start(t *testing.T) *grpc.ClientConn {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return s, l, conn
+}
+
+// start runs a server and returns a connection to it.
+func start(t *testing.T) *grpc.ClientConn {
+	t.Helper()
+	s, l, conn := listen(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	stopped := make(chan error, 1)
+	go func() { stopped <- server.New(s, server.Options{ScratchDir: t.TempDir()}).Run(ctx, l) }()
 	t.Cleanup(func() {
 		conn.Close()
 		cancel()

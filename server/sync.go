@@ -69,7 +69,9 @@ func (s *Server) answer(held delta.Held, head desired.Head, err error, room int)
 	if errors.Is(err, store.ErrNotFound) {
 		return wire.Answer{Status: wire.StatusUnknown}
 	}
-	s.log.Warn("a set cannot be served", "set", held.Name, "error", err)
+	if !errors.Is(err, store.ErrQuarantined) { // of which the store told once, and agents would with each poll
+		s.log.Warn("a set cannot be served", "set", held.Name, "error", err)
+	}
 	return wire.Answer{Status: wire.StatusUnavailable}
 }
 

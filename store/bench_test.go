@@ -219,7 +219,7 @@ func BenchmarkCommit(b *testing.B) {
 	defer plain.Close()
 	rng := rand.New(rand.NewPCG(1, 2))
 	for _, kind := range []string{"scattered", "clustered"} {
-		for _, n := range []int{1, 100, 10_000, 16_384} {
+		for _, n := range []int{1, 100, 10_000, 12_288} {
 			b.Run(fmt.Sprintf("%s/%d", kind, n), func(b *testing.B) { benchCommit(b, s, plain, set, rng, kind, n) })
 		}
 	}

@@ -246,6 +246,10 @@ func (h *handle) update(fn func(*bolt.Tx) error) (w written, err error) {
 		return written{}, h.commitError(err)
 	}
 	stats := tx.Stats()
+	if stats.GetPageCount() > largeCommit {
+		tx = nil
+		runtime.GC()
+	}
 	return written{pages: uint64(stats.GetPageCount()) + 1, bytes: uint64(stats.GetPageAlloc()) + pageSize}, nil
 }
 

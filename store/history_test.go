@@ -196,9 +196,13 @@ func TestSmallKeys(t *testing.T) {
 	m := model{}
 	var steps []step
 	for _, e := range []edit{
-		{"a": ptr("1")}, {"a": nil}, {"a": ptr("1"), "a/b": ptr("2"), "a/b/c": ptr("3")},
-		{"a": nil, "a/b/c": nil}, {"b": ptr("1"), "c": ptr(""), "d": ptr("3"), "e": ptr("4"), "f": ptr("5")},
-		{"a/b": nil, "b": nil, "c": nil, "d": nil, "e": nil, "f": nil}, {"z": ptr("26")},
+		{"a": ptr("1")},
+		{"a": nil},
+		{"a": ptr("1"), "a/b": ptr("2"), "a/b/c": ptr("3")},
+		{"a": nil, "a/b/c": nil},
+		{"b": ptr("1"), "c": ptr(""), "d": ptr("3"), "e": ptr("4"), "f": ptr("5")},
+		{"a/b": nil, "b": nil, "c": nil, "d": nil, "e": nil, "f": nil},
+		{"z": ptr("26")},
 	} {
 		m = historyCommit(t, s, m, e, &steps)
 		view(t, s, "set", func(snap *store.Snapshot) { m.verify(t, snap) })

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
@@ -57,16 +58,21 @@ func killAgents(t *testing.T, server *daemon, prepare func(data string)) {
 		prepare(data)
 		for through := false; !through; {
 			c := exec.Command(os.Args[0], server.at("agent", "--once", "--host", "web-01", "--data", data, "-o", "json")...)
+			var out bytes.Buffer
+			c.Stdout = &out
+			if err := c.Start(); err != nil {
+				t.Fatal(err)
+			}
 			timer := time.AfterFunc(time.Duration(r.Int64N(int64(400*time.Millisecond))), func() { c.Process.Signal(syscall.SIGKILL) })
-			out, err := c.Output()
+			err := c.Wait()
 			timer.Stop()
 			if c.ProcessState.ExitCode() == -1 {
 				killed++
 				continue
 			}
 			var s synced
-			if err != nil || json.Unmarshal(out, &s) != nil {
-				t.Fatalf("after %d kills: %v, %s", killed, err, out)
+			if err != nil || json.Unmarshal(out.Bytes(), &s) != nil {
+				t.Fatalf("after %d kills: %v, %s", killed, err, out.String())
 			}
 			if got := s.Sets[0]; got.Root != head.Root || got.Revision != head.Revision {
 				t.Fatalf("after %d kills: %+v, want %+v", killed, got, head)

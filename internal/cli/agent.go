@@ -30,6 +30,9 @@ func (a *app) agentCommand() *cobra.Command {
 			if timeout != 0 && !once {
 				return misusef("--timeout goes with --once")
 			}
+			if timeout < 0 || o.Interval < 0 {
+				return misusef("--timeout and --interval can't be less than 0")
+			}
 			if err := a.remote.check(); err != nil {
 				return err
 			}

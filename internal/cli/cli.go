@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"espalier/agent"
+	"espalier/internal/delta"
 	"espalier/internal/desired"
 	"espalier/internal/wire"
 	"espalier/store"
@@ -46,10 +47,11 @@ func (m misuse) Unwrap() error { return m.error }
 func misusef(format string, args ...any) error { return misuse{fmt.Errorf(format, args...)} }
 
 // Main runs the command that args name and returns its exit status. SIGINT and
-// SIGTERM end it cleanly.
+// SIGTERM end it cleanly, and a second one at once.
 func Main(args []string, s Streams) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, stop)
 	a := &app{Streams: s}
 	root := a.root()
 	root.SetArgs(args)
@@ -68,6 +70,8 @@ func exitStatus(err error) int {
 	switch {
 	case err == nil:
 		return exitDone
+	case errors.Is(err, delta.ErrProtocol): // whatever else it matches, it is not the user's doing
+		return exitFailed
 	case errors.As(err, &m), errors.Is(err, desired.ErrInvalid):
 		return exitMisuse
 	case errors.Is(err, store.ErrConflict), errors.Is(err, store.ErrTooManyDeletes),
@@ -103,9 +107,12 @@ func (a *app) root() *cobra.Command {
 		RunE:          func(c *cobra.Command, _ []string) error { return c.Help() },
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		PersistentPreRunE: func(*cobra.Command, []string) error {
+		PersistentPreRunE: func(c *cobra.Command, _ []string) error {
 			if a.output != "" && a.output != "json" {
 				return misusef("unknown output %q: use -o json, or leave it out", a.output)
+			}
+			if err := c.ValidateRequiredFlags(); err != nil { // cobra would, but not call it misuse
+				return misusef("%w\nsee '%s --help'", err, c.CommandPath())
 			}
 			return nil
 		},
@@ -132,7 +139,7 @@ func (a *app) root() *cobra.Command {
 	group("publish", a.applyCommand(), a.setCommand(), a.getCommand(), a.deleteCommand(), a.listCommand(),
 		a.headCommand(), a.setsCommand())
 	group("maintain", a.checkCommand(), a.compactCommand(), a.backupCommand(), a.restoreCommand())
-	root.AddCommand(probeCommand())
+	root.AddCommand(a.probeCommand())
 	return root
 }
 

@@ -90,6 +90,9 @@ func (a *app) checkOnline(ctx context.Context, name desired.Name, _ []string) er
 		defer bar.Finish()
 		for {
 			resp, err := stream.Recv()
+			if errors.Is(err, io.EOF) {
+				return fmt.Errorf("%w: a check without a report", delta.ErrProtocol)
+			}
 			if err != nil {
 				return wire.FromStatus(err)
 			}
@@ -236,12 +239,24 @@ func (a *app) backupOnline(ctx context.Context, name desired.Name, args []string
 	if err := os.Link(mirror, path); err != nil { // never over what is there
 		return fmt.Errorf("backup: %w", err)
 	}
+	if err := syncFolder(filepath.Dir(path)); err != nil {
+		return fmt.Errorf("backup: %w", err)
+	}
 	f, err := store.OpenFile(path)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
 	return a.printHead("backed up", name, f.Head())
+}
+
+// syncFolder makes names in a folder durable.
+func syncFolder(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
 }
 
 func (a *app) restoreCommand() *cobra.Command {

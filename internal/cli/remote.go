@@ -6,10 +6,12 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"time"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/keepalive"
 
 	"espalier/internal/delta"
 	"espalier/internal/desired"
@@ -17,6 +19,9 @@ import (
 )
 
 const defaultServer = "127.0.0.1:7600"
+
+// A command whose server vanished without a word ends within a minute.
+var keepaliveParams = keepalive.ClientParameters{Time: 40 * time.Second, Timeout: 20 * time.Second}
 
 // remote is a server to talk to, as the flags name it.
 type remote struct {
@@ -58,6 +63,7 @@ func (r *remote) dial() (*grpc.ClientConn, error) {
 		grpc.WithStaticStreamWindowSize(4<<20), grpc.WithStaticConnWindowSize(8<<20),
 		grpc.WithDefaultCallOptions(
 			grpc.MaxCallRecvMsgSize(delta.MaxMessageBytes), grpc.MaxCallSendMsgSize(delta.MaxMessageBytes)),
+		grpc.WithKeepaliveParams(keepaliveParams),
 		grpc.WithDisableServiceConfig())
 	if err != nil {
 		return nil, fmt.Errorf("server %s: %w", r.address, err)

@@ -2,14 +2,12 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
-	"os"
-	"os/exec"
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sync/errgroup"
 
 	"espalier/server"
 	"espalier/store"
@@ -26,6 +24,9 @@ func (a *app) serveCommand() *cobra.Command {
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := checkInsecure(listen, insecure); err != nil {
 				return err
+			}
+			if interval <= 0 {
+				return misusef("--poll-interval %v: want a time above 0", interval)
 			}
 			return a.serve(c.Context(), data, listen, interval)
 		},
@@ -66,39 +67,7 @@ func (a *app) serve(ctx context.Context, data, listen string, interval time.Dura
 		}
 	}
 	log.Info("serving", "address", l.Addr(), "data", data, "sets", sets)
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error {
-		return server.New(s, server.Options{Logger: log, PollInterval: interval, ScratchDir: data}).Run(ctx, l)
-	})
-	err = group.Wait()
+	err = server.New(s, server.Options{Logger: log, PollInterval: interval, ScratchDir: data}).Run(ctx, l)
 	log.Info("stopped")
-	if closing := s.Close(); err == nil {
-		err = closing
-	}
-	return err
-}
-
-// probe checks a file in a process of its own: opening a damaged one can crash.
-func probe(ctx context.Context, path string) error {
-	self, err := os.Executable()
-	if err != nil {
-		return fmt.Errorf("probe %s: %w", path, err)
-	}
-	out, err := exec.CommandContext(ctx, self, probeName, path).CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("%w: %s: %w: %.300s", store.ErrCorrupt, path, err, out)
-	}
-	return nil
-}
-
-// probeName is not for people.
-const probeName = "probe-file"
-
-func probeCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:    probeName + " PATH",
-		Hidden: true,
-		Args:   exactArgs("PATH"),
-		RunE:   func(_ *cobra.Command, args []string) error { return store.Probe(args[0]) },
-	}
+	return errors.Join(err, s.Close())
 }

@@ -39,6 +39,9 @@ const (
 	// partBytes is what a part of Leaves counts for in the window, besides its
 	// digests.
 	partBytes = 16
+	// partsBytes is the size at which the answers to parts are closed: with one
+	// more, and the largest frame, they fit into a message.
+	partsBytes = FrameBytes / 2
 	// maxReads bounds the objects that one answer to Leaves looks at. It is well
 	// above PartDigests, so that one that looked at as many has found some that
 	// the receiver doesn't hold, or has come to the end of a part.

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sort"
+	"strconv"
 	"testing"
 
 	"espalier/internal/delta"
@@ -226,7 +227,8 @@ func TestEpochChanged(t *testing.T) {
 	}
 }
 
-// endless is a source whose tree has a level of more nodes than may be listed.
+// endless is a source whose tree has a level of more nodes than may be listed:
+// a node for every number, from a billion on.
 type endless struct {
 	*memory
 	key string // what the nodes' keys begin with
@@ -234,12 +236,21 @@ type endless struct {
 
 func (e endless) Height() (int, error) { return 2, nil }
 
-func (e endless) Rows(level int, from, until []byte) iter.Seq2[merkle.Row, error] {
+func (e endless) Before(_ int, key []byte) ([]byte, bool, error) {
+	return bytes.TrimRight(key, "\x00"), true, nil
+}
+
+func (e endless) Rows(_ int, from, _ []byte) iter.Seq2[merkle.Row, error] {
 	return func(yield func(merkle.Row, error) bool) {
-		key := []byte(e.key)
-		for i := 0; ; i++ {
-			key = fmt.Appendf(key[:len(e.key)], "%012d", i)
-			if bytes.Compare(key, from) >= 0 && !yield(merkle.Row{Key: key}, nil) {
+		i := 1_000_000_000
+		if len(from) > len(e.key) {
+			var err error
+			i, err = strconv.Atoi(string(from[len(e.key):]))
+			must(err)
+		}
+		for key := []byte(e.key); ; i++ {
+			key = strconv.AppendInt(key[:len(e.key)], int64(i), 10)
+			if !yield(merkle.Row{Key: key}, nil) {
 				return
 			}
 		}

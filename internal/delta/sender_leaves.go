@@ -128,7 +128,7 @@ func (l *leafSender) next(src Source, frame *FrameWriter) (Response, error) {
 
 // full reports whether the answer has to be closed before more is looked at.
 func (l *leafSender) full(frame *FrameWriter) bool {
-	return frame.Full() || len(l.ended) >= FrameBytes || l.reads >= maxReads
+	return frame.Full() || len(l.ended) >= partsBytes || l.reads >= maxReads
 }
 
 // answer adds to the frame what the first part asks for, as far as there is

@@ -107,33 +107,44 @@ func (c *chunker) cut(ctx context.Context) (next *chunk, last bool) {
 	if c.room.Acquire(ctx, next.weight) != nil {
 		return nil, true
 	}
-	buf := append(next.text[:0], c.rest...)
-	for end := 0; end == 0; {
+	buf, whole := append(next.text[:0], c.rest...), 0 // whole lines
+	for whole == 0 && next.err == nil {
 		if len(buf) == cap(buf) {
 			if buf = c.grow(ctx, next, buf); buf == nil {
 				return nil, true
 			}
 		}
 		old := len(buf)
-		n, err := io.ReadFull(c.from, buf[old:cap(buf)])
+		n, err := fill(c.from, buf[old:cap(buf)])
 		buf = buf[:old+n]
-		end = old + bytes.LastIndexByte(buf[old:], '\n') + 1
+		if at := bytes.LastIndexByte(buf[old:], '\n'); at >= 0 {
+			whole = old + at + 1
+		}
 		switch {
-		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		case errors.Is(err, io.EOF):
 			next.text = buf
 			return next, true
 		case err != nil:
 			next.err = fmt.Errorf("read the input: %w", err)
-		case end == old && len(buf) > maxLineBytes:
+		case whole == 0 && len(buf) > maxLineBytes:
 			next.err = tooLong(c.line)
-		case end == old:
-			end = 0
 		}
-		next.text = buf[:end]
 	}
-	c.rest = append(c.rest[:0], buf[len(next.text):]...)
+	next.text = buf[:whole]
+	c.rest = append(c.rest[:0], buf[whole:]...)
 	c.line += bytes.Count(next.text, []byte{'\n'})
 	return next, next.err != nil
+}
+
+// fill reads until b is full, or r ends: unlike io.ReadFull, so that r's own
+// io.ErrUnexpectedEOF is not taken for its end.
+func fill(r io.Reader, b []byte) (n int, err error) {
+	for n < len(b) && err == nil {
+		var more int
+		more, err = r.Read(b[n:])
+		n += more
+	}
+	return n, err
 }
 
 // grow returns b in more memory, once there is room for it, and for what will be

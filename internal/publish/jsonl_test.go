@@ -371,10 +371,13 @@ func heap() uint64 {
 }
 
 func TestReadFails(t *testing.T) {
-	broken := errors.New("a broken disk")
-	r := io.MultiReader(strings.NewReader("{\"key\":\"a\",\"value\":\"\"}\n"), iotest.ErrReader(broken))
-	if _, err := publish.ReadJSONL(t.Context(), r, publish.ReadOptions{}); !errors.Is(err, broken) {
-		t.Errorf("got %v, want %v", err, broken)
+	broken := fmt.Errorf("a broken archive: %w", io.ErrUnexpectedEOF)
+	for _, text := range []string{"", "{\"key\":\"a\",\"value\":\"\"}\n", "{\"key\":\"a\",\"value\":\"\"}\n{\"key\":", "{\"key\":"} {
+		r := io.MultiReader(strings.NewReader(text), iotest.ErrReader(broken))
+		_, err := publish.ReadJSONL(t.Context(), r, publish.ReadOptions{})
+		if !errors.Is(err, broken) || err.Error() != "read the input: a broken archive: unexpected EOF" {
+			t.Errorf("after %q: %v, want %v", text, err, broken)
+		}
 	}
 }
 
@@ -383,7 +386,7 @@ func TestReadFails(t *testing.T) {
 func TestPipe(t *testing.T) {
 	r, w := io.Pipe()
 	defer w.Close()
-	go w.Write(bytes.Repeat([]byte("bad\n"), 100_000)) //nolint:errcheck // it is cut
+	go w.Write(bytes.Repeat([]byte("bad\n"), 100_000))
 	if _, err := publish.ReadJSONL(t.Context(), r, publish.ReadOptions{}); err == nil || !strings.HasPrefix(err.Error(), "line 1: ") {
 		t.Errorf("got %v, want an error in line 1", err)
 	}

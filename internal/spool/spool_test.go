@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -404,6 +405,51 @@ func TestLargest(t *testing.T) {
 	}
 	slices.Reverse(want)
 	check(t, finish(t, w), want)
+}
+
+// TestHeap spools 100 MB in no order, and reads them: what is in memory is a
+// buffer and little more.
+func TestHeap(t *testing.T) {
+	const n, most = 200_000, 64 << 20
+	var peak, before runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	look := func() {
+		var now runtime.MemStats
+		if runtime.ReadMemStats(&now); now.HeapAlloc > peak.HeapAlloc {
+			peak = now
+		}
+	}
+	w := spool.New(t.TempDir(), spool.Options{})
+	defer w.Close()
+	c := desired.Change{Envelope: make(desired.Envelope, 400), Digest: desired.Digest{1}}
+	for i := range n {
+		c.Key = fmt.Appendf(c.Key[:0], "key %06d", i*7919%n)
+		if err := w.Add(c, i+1); err != nil {
+			t.Fatal(err)
+		}
+		if i%1000 == 0 {
+			look()
+		}
+	}
+	s := finish(t, w)
+	look()
+	tree, err := s.Tree(merkle.Shape{Salt: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tree.Close()
+	for range s.All() {
+	}
+	look()
+	if root := tree.Root(); root.Count != n {
+		t.Errorf("%d objects, want %d", root.Count, n)
+	}
+	if grown := peak.HeapAlloc - before.HeapAlloc; grown > most {
+		t.Errorf("the heap grew by %d MiB, want at most %d", grown>>20, most>>20)
+	} else {
+		t.Logf("%d MiB of heap", grown>>20)
+	}
 }
 
 func TestClosed(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
@@ -61,16 +62,17 @@ func ToStatus(err error) error {
 	if _, ok := status.FromError(err); ok {
 		return err
 	}
+	text := strings.ToValidUTF8(err.Error(), "\uFFFD") // or the details would not travel
 	for _, row := range table {
 		if errors.Is(err, row.err) {
-			s := status.New(row.code, err.Error())
+			s := status.New(row.code, text)
 			if detailed, e := s.WithDetails(&errdetails.ErrorInfo{Reason: row.reason, Domain: domain}); e == nil {
 				s = detailed
 			}
 			return s.Err()
 		}
 	}
-	return status.Error(codes.Internal, err.Error())
+	return status.Error(codes.Internal, text)
 }
 
 // statusError is an error of a call, with the words of the server.

@@ -2,6 +2,7 @@ package wire
 
 import (
 	"fmt"
+	"math"
 	"time"
 
 	"espalier/internal/delta"
@@ -62,7 +63,7 @@ type Answer struct {
 
 // PollResponseToWire returns the answer to a poll.
 func PollResponseToWire(next time.Duration, answers []Answer) *espalierv1.PollResponse {
-	m := &espalierv1.PollResponse{NextPollMs: uint32(next.Milliseconds())}
+	m := &espalierv1.PollResponse{NextPollMs: uint32(min(max(next.Milliseconds(), 0), math.MaxUint32))}
 	for i := range answers {
 		a := &answers[i]
 		set := &espalierv1.SetAnswer{

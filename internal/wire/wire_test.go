@@ -1,12 +1,17 @@
 package wire_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
+	"math"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
@@ -78,6 +83,11 @@ func TestPollRoundTrip(t *testing.T) {
 	if err != nil || next != 1500*time.Millisecond || !reflect.DeepEqual(answers, want) {
 		t.Errorf("answers %+v came as %+v, %v, %v", want, answers, next, err)
 	}
+	for next, want := range map[time.Duration]time.Duration{-time.Second: 0, 1 << 62: math.MaxUint32 * time.Millisecond} {
+		if got, _, err := wire.PollResponseFromWire(wire.PollResponseToWire(next, nil), 0); got != want || err != nil {
+			t.Errorf("to poll in %v came as %v, %v, want %v", next, got, err, want)
+		}
+	}
 	if _, _, err := wire.PollResponseFromWire(wire.PollResponseToWire(0, want), 2); !errors.Is(err, delta.ErrProtocol) {
 		t.Errorf("more answers than sets: %v, want %v", err, delta.ErrProtocol)
 	}
@@ -94,11 +104,86 @@ func TestErrorsKeepWhatTheyMatch(t *testing.T) {
 			t.Errorf("%v came as %v", want, got)
 		}
 	}
-	if got := wire.FromStatus(status.Error(codes.Unavailable, "gone")); !errors.Is(got, wire.ErrUnreachable) {
-		t.Errorf("unavailable came as %v", got)
-	}
 	if wire.ToStatus(nil) != nil || wire.FromStatus(nil) != nil {
 		t.Error("nil is no error")
+	}
+}
+
+// TestErrorsOfAnyServer reads what others than our handlers end a call with:
+// gRPC itself, or a later version.
+func TestErrorsOfAnyServer(t *testing.T) {
+	later, err := status.New(codes.NotFound, "no such thing").WithDetails(
+		&errdetails.ErrorInfo{Domain: "espalier", Reason: "NEW"}, &errdetails.ErrorInfo{Domain: "other", Reason: "NO_SET"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	odd := errors.New("odd")
+	for _, c := range []struct {
+		err, want error
+		says      string
+	}{
+		{status.Error(codes.Unavailable, "gone"), wire.ErrUnreachable, "gone"},
+		{status.Error(codes.Canceled, "over"), context.Canceled, "over"},
+		{status.Error(codes.DeadlineExceeded, "late"), context.DeadlineExceeded, "late"},
+		{status.Error(codes.Unimplemented, "what?"), nil, "what? (Unimplemented)"},
+		{wire.ToStatus(odd), nil, "odd (Internal)"},
+		{later.Err(), nil, "no such thing (NotFound)"},
+		{io.EOF, io.EOF, "EOF"},
+		{odd, odd, "odd"},
+	} {
+		got := wire.FromStatus(c.err)
+		if c.want != nil && !errors.Is(got, c.want) || !strings.HasSuffix(got.Error(), c.says) || errors.Is(got, store.ErrNotFound) {
+			t.Errorf("%v came as %v, want %v that says %q", c.err, got, c.want, c.says)
+		}
+	}
+}
+
+// TestErrorsTravel sends the strangest text over a real connection's encoding.
+func TestErrorsTravel(t *testing.T) {
+	s, _ := status.FromError(wire.ToStatus(fmt.Errorf("file \xff\n\x00%%: %w", store.ErrDiskFull)))
+	if got := wire.FromStatus(status.FromProto(over(t, s.Proto())).Err()); !errors.Is(got, store.ErrDiskFull) {
+		t.Errorf("came as %v, want %v", got, store.ErrDiskFull)
+	}
+}
+
+func TestServersAreNotUsers(t *testing.T) {
+	badHead := func(change func(*espalierv1.Head)) *espalierv1.Head {
+		m := wire.HeadToWire(head)
+		change(m)
+		return m
+	}
+	heads := map[string]*espalierv1.Head{
+		"nothing":         nil,
+		"a short epoch":   badHead(func(m *espalierv1.Head) { m.Position.Epoch = m.Position.Epoch[:15] }),
+		"two epochs":      badHead(func(m *espalierv1.Head) { m.Position.Epoch = make([]byte, 32) }),
+		"no number":       badHead(func(m *espalierv1.Head) { m.Position.Number = 0 }),
+		"no root":         badHead(func(m *espalierv1.Head) { m.Root = nil }),
+		"a long root":     badHead(func(m *espalierv1.Head) { m.Root = make([]byte, 33) }),
+		"a long lineage":  badHead(func(m *espalierv1.Head) { m.Lineage = make([]*espalierv1.Position, desired.MaxLineage+1) }),
+		"a short lineage": badHead(func(m *espalierv1.Head) { m.Lineage[0].Epoch = []byte{1} }),
+	}
+	for name, m := range heads {
+		_, err := wire.HeadFromWire(m)
+		_, _, polled := wire.PollResponseFromWire(&espalierv1.PollResponse{Sets: []*espalierv1.SetAnswer{
+			{Status: espalierv1.SetAnswer_STATUS_PULL, Head: m},
+		}}, 1)
+		_, begun := wire.PullResponseFromWire(&espalierv1.PullResponse{Step: &espalierv1.PullResponse_Begin{Begin: &espalierv1.PullBegin{Head: m}}})
+		for _, err := range []error{err, polled, begun} {
+			if !errors.Is(err, delta.ErrProtocol) || errors.Is(err, desired.ErrInvalid) {
+				t.Errorf("a head with %s: %v, want %v", name, err, delta.ErrProtocol)
+			}
+		}
+	}
+	for name, sets := range map[string][]*espalierv1.SetAnswer{
+		"a delta to no number": {{Root: head.Root[:]}},
+		"a delta to no root":   {{Number: 1}},
+		"a set twice":          {{Index: 1, Status: 2}, {Index: 1, Status: 3}},
+		"a set too many":       {{Index: 2, Status: 2}},
+		"a negative index":     {{Index: 1 << 31, Status: 2}},
+	} {
+		if _, _, err := wire.PollResponseFromWire(&espalierv1.PollResponse{Sets: sets}, 2); !errors.Is(err, delta.ErrProtocol) {
+			t.Errorf("%s: %v, want %v", name, err, delta.ErrProtocol)
+		}
 	}
 }
 

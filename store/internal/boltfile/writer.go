@@ -2,7 +2,6 @@ package boltfile
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -12,6 +11,8 @@ const (
 	// fill is the part of a page that the Writer uses: what is inserted later
 	// would split a full page in two.
 	fill = 0.9
+	// longFreelist is the count of a list of free pages that is too long for it.
+	longFreelist = 0xFFFF
 	// bufferBytes is how much the Writer gathers before it writes.
 	bufferBytes = 1 << 20
 )
@@ -173,12 +174,15 @@ func (w *Writer) writeBranch(entries []entry) (uint64, error) {
 	return id, nil
 }
 
+// writeFreelist writes the list of free pages. One of more than the header can
+// count has its length in front.
 func (w *Writer) writeFreelist() (uint64, error) {
-	if len(w.free) >= 0xFFFF {
-		return 0, errors.New("boltfile: too many checkpoints")
+	ids, count := w.free, len(w.free)
+	if count >= longFreelist {
+		ids, count = slices.Concat([]uint64{uint64(count)}, ids), longFreelist
 	}
-	id, body, err := w.page(flagFreelist, len(w.free), 8*len(w.free))
-	for i, page := range w.free {
+	id, body, err := w.page(flagFreelist, count, 8*len(ids))
+	for i, page := range ids {
 		order.PutUint64(body[8*i:], page)
 	}
 	return id, err

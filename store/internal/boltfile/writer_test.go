@@ -184,6 +184,28 @@ func churn(t *testing.T, db *bolt.DB, rng *rand.Rand, all rows) {
 	}
 }
 
+// TestManyFreePages makes so many copies of a page with a large value that the
+// list of free pages takes its long form.
+func TestManyFreePages(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	w, err := boltfile.Create(path, 0o600, names...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := rows{}
+	value := bytes.Repeat([]byte("large"), 1<<20)
+	for i := range 60 {
+		put(t, w, all, "objects", fmt.Appendf(nil, "%03d", i), value)
+		if err := w.Checkpoint(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	finished(t, path, all, rand.New(rand.NewPCG(1, 2)))
+}
+
 func TestPutOrder(t *testing.T) {
 	w, err := boltfile.Create(filepath.Join(t.TempDir(), "file"), 0o600, names...)
 	if err != nil {
