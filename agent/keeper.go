@@ -138,7 +138,7 @@ func (k *keeper) flush(ctx context.Context, mark delta.Mark) error {
 		return err
 	}
 	batch, encoded, done := settle(k.pending), mark.Encode(), make(chan error, 1)
-	k.pending, k.bytes, k.writing = nil, 0, done
+	k.pending, k.bytes, k.writing = make([]desired.Change, 0, cap(batch)), 0, done
 	staging := k.staging
 	ctx = context.WithoutCancel(ctx) // a pull that is called off keeps what it has
 	go func() { done <- staging.Write(ctx, batch, encoded) }()

@@ -43,7 +43,7 @@ func (st *Staging) create() error {
 		err = renameFile(path, to)
 	}
 	if err != nil {
-		w.Close()
+		_ = w.Close()
 		_ = os.Remove(to)
 	}
 	return err
@@ -115,9 +115,9 @@ func (a *appending) add(b *batch, objects rowWriter, held *content) error {
 // reopen gives up writing the file front to back, after an error: it is what it
 // was at the last checkpoint.
 func (st *Staging) reopen() error {
-	st.appending.w.Close()
+	err := st.appending.w.Close()
 	st.appending.w = nil
-	return st.open()
+	return errors.Join(err, st.open())
 }
 
 // appendThrough appends b through bbolt.

@@ -79,6 +79,7 @@ func (s *Store) Commit(ctx context.Context, name desired.Name, c Commit) (Result
 	if err != nil {
 		return Result{}, err
 	}
+	defer s.forget(set)
 	next, stop := iter.Pull2(c.Changes)
 	defer stop()
 	r := &changeReader{next: next}
@@ -146,28 +147,36 @@ func (e *edit) commit(c *Commit, b *batch) (Result, error) {
 	if err := e.guard(c, p.deleted); err != nil {
 		return Result{}, err
 	}
-	head := e.head
-	if len(p.kept) > 0 {
-		if err := e.grow(p, e.shape()); err != nil {
-			return Result{}, err
-		}
-		head = p.held.on(head)
-		head.Number++
+	if len(p.kept) == 0 {
+		return e.commitNothing(c, p)
 	}
+	if err := e.grow(p, e.shape()); err != nil {
+		return Result{}, err
+	}
+	head := p.held.on(e.head)
+	head.Number++
 	if err := c.arrive(head); err != nil {
 		return Result{}, err
 	}
-	result := p.result(head)
-	if len(p.kept) == 0 && c.Request.ID == "" {
-		return result, errUnchanged
+	if err := e.write(p); err != nil {
+		return Result{}, err
 	}
-	if len(p.kept) > 0 {
-		if err := e.write(p); err != nil {
-			return Result{}, err
-		}
-		if err := e.record(p, head, c.Who, c.Why); err != nil {
-			return Result{}, err
-		}
+	if err := e.record(p, head, c.Who, c.Why); err != nil {
+		return Result{}, err
+	}
+	result := p.result(head)
+	return result, remember(e.tx, c.Request, result)
+}
+
+// commitNothing is commit of a plan that changes nothing: a request for it is
+// remembered all the same.
+func (e *edit) commitNothing(c *Commit, p *plan) (Result, error) {
+	if err := c.arrive(e.head); err != nil {
+		return Result{}, err
+	}
+	result := p.result(e.head)
+	if c.Request.ID == "" {
+		return result, errUnchanged
 	}
 	return result, remember(e.tx, c.Request, result)
 }
@@ -221,8 +230,11 @@ func (l *DeleteLimit) on(r rows, held content) (*deleteGuard, error) {
 	if err != nil {
 		return nil, err
 	}
-	percent := min(max(l.Percent, 0), 100)
-	return &deleteGuard{limit: max(l.Count, uint64(percent/100*float64(of))), of: of}, nil
+	g := &deleteGuard{limit: l.Count, of: of}
+	if l.Percent > 0 {
+		g.limit = max(g.limit, uint64(float64(of)*min(l.Percent, 100)/100))
+	}
+	return g, nil
 }
 
 func (g *deleteGuard) check(deletes uint64) error {

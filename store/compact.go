@@ -49,7 +49,7 @@ func (s *Store) Compact(ctx context.Context, name desired.Name, o CompactOptions
 	if err != nil {
 		return r, s.judge(set, old, err)
 	}
-	if r.Before, err = fileSize(old.path); err != nil {
+	if r.Before, err = fileSize(old.name()); err != nil {
 		return r, err
 	}
 	if err := s.publish(set, file, head); err != nil {

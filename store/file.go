@@ -43,13 +43,7 @@ func (f *File) Head() desired.Head { return f.meta.head }
 
 // View calls fn with a snapshot of the file.
 func (f *File) View(fn func(*Snapshot) error) error {
-	return f.h.view(func(tx *bolt.Tx) error {
-		s, err := openSnapshot(tx)
-		if err != nil {
-			return err
-		}
-		return fn(s)
-	})
+	return viewHandle(f.h, fn)
 }
 
 // Check recomputes everything in the file from its objects; see Store.Check.

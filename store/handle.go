@@ -16,6 +16,7 @@ import (
 	"syscall"
 
 	bolt "go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
 )
 
 // handle is an open bbolt file. It is shared by reference count: who holds a
@@ -23,9 +24,9 @@ import (
 type handle struct {
 	db   *bolt.DB
 	file *os.File // bbolt's own
-	path string   // where the file was opened, for messages
 	log  *slog.Logger
 
+	path   atomic.Pointer[string]
 	broken atomic.Pointer[error] // why the file must not be used any more
 	dirty  atomic.Bool           // its free pages are not listed in the file
 
@@ -95,32 +96,39 @@ func openReadOnly(path string) (*handle, error) {
 
 func openBolt(path string, log *slog.Logger, o bolt.Options, flag int) (h *handle, err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	opened := &handle{log: log, refs: 1}
+	opened.path.Store(&path)
 	defer func() {
 		if r := recover(); r != nil {
-			h, err = nil, fmt.Errorf("%w: file %s: %v", ErrCorrupt, path, r)
+			err = fmt.Errorf("%w: file %s: %v", ErrCorrupt, path, r)
+			if opened.file != nil {
+				_ = opened.file.Close() // and with it bbolt's lock
+			}
 		}
 	}()
-	h = &handle{path: path, log: log, refs: 1}
 	o.Timeout = lockTimeout
 	o.FreelistType = bolt.FreelistMapType
 	o.NoStatistics = true
 	o.OpenFile = func(path string, _ int, mode os.FileMode) (*os.File, error) {
 		var err error
-		h.file, err = os.OpenFile(path, flag, mode)
-		return h.file, err
+		opened.file, err = os.OpenFile(path, flag, mode)
+		return opened.file, err
 	}
-	h.db, err = bolt.Open(path, fileMode, &o)
+	opened.db, err = bolt.Open(path, fileMode, &o)
 	if err != nil {
 		return nil, openError(path, err)
 	}
-	return h, nil
+	return opened, nil
 }
+
+// name returns the path of the file.
+func (h *handle) name() string { return *h.path.Load() }
 
 func openError(path string, err error) error {
 	switch {
-	case errors.Is(err, bolt.ErrTimeout):
+	case errors.Is(err, berrors.ErrTimeout):
 		return fmt.Errorf("%w: file %s", ErrInUse, path)
-	case errors.Is(err, bolt.ErrInvalid), errors.Is(err, bolt.ErrChecksum), errors.Is(err, bolt.ErrVersionMismatch):
+	case errors.Is(err, berrors.ErrInvalid), errors.Is(err, berrors.ErrChecksum), errors.Is(err, berrors.ErrVersionMismatch):
 		return fmt.Errorf("%w: file %s: %w", ErrCorrupt, path, err)
 	case full(err):
 		return fmt.Errorf("%w: file %s: %w", ErrDiskFull, path, err)
@@ -177,11 +185,11 @@ func (h *handle) close() {
 	if h.dirty.Load() && h.broken.Load() == nil {
 		h.db.NoFreelistSync = false
 		if _, err := h.update(func(*bolt.Tx) error { return nil }); err != nil {
-			h.log.Warn("a file was not closed cleanly", "file", h.path, "err", err)
+			h.log.Warn("a file was not closed cleanly", "file", h.name(), "err", err)
 		}
 	}
 	if err := h.db.Close(); err != nil {
-		h.log.Warn("close file", "file", h.path, "err", err)
+		h.log.Warn("close file", "file", h.name(), "err", err)
 	}
 }
 
@@ -194,7 +202,7 @@ func (h *handle) view(fn func(*bolt.Tx) error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	tx, err := h.db.Begin(false)
 	if err != nil {
-		return fmt.Errorf("read file %s: %w", h.path, err)
+		return fmt.Errorf("read file %s: %w", h.name(), err)
 	}
 	defer func() {
 		r := recover()
@@ -205,7 +213,7 @@ func (h *handle) view(fn func(*bolt.Tx) error) (err error) {
 		if !damage(r) {
 			panic(r)
 		}
-		err = fmt.Errorf("%w: file %s: %v", ErrCorrupt, h.path, r)
+		err = fmt.Errorf("%w: file %s: %v", ErrCorrupt, h.name(), r)
 	}()
 	return fn(tx)
 }
@@ -224,7 +232,7 @@ func (h *handle) update(fn func(*bolt.Tx) error) (w written, err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	tx, err := h.db.Begin(true)
 	if err != nil {
-		return written{}, fmt.Errorf("write file %s: %w", h.path, err)
+		return written{}, fmt.Errorf("write file %s: %w", h.name(), err)
 	}
 	defer func() {
 		if r := recover(); r != nil {
@@ -233,7 +241,7 @@ func (h *handle) update(fn func(*bolt.Tx) error) (w written, err error) {
 			if foreign {
 				panic(r)
 			}
-			err = h.breakDown(fmt.Errorf("%w: file %s: %v", ErrCorrupt, h.path, r))
+			err = h.breakDown(fmt.Errorf("%w: file %s: %v", ErrCorrupt, h.name(), r))
 		}
 	}()
 	if err := fn(tx); err != nil {
@@ -247,7 +255,6 @@ func (h *handle) update(fn func(*bolt.Tx) error) (w written, err error) {
 	}
 	stats := tx.Stats()
 	if stats.GetPageCount() > largeCommit {
-		tx = nil
 		runtime.GC()
 	}
 	return written{pages: uint64(stats.GetPageCount()) + 1, bytes: uint64(stats.GetPageAlloc()) + pageSize}, nil
@@ -267,9 +274,9 @@ func (h *handle) commitError(err error) error {
 	var write *fs.PathError
 	if errors.As(err, &write) && full(err) {
 		h.giveBack()
-		return fmt.Errorf("%w: file %s", ErrDiskFull, h.path)
+		return fmt.Errorf("%w: file %s", ErrDiskFull, h.name())
 	}
-	return h.breakDown(fmt.Errorf("write file %s: %w", h.path, err))
+	return h.breakDown(fmt.Errorf("write file %s: %w", h.name(), err))
 }
 
 // giveBack frees the room that a commit took at the end of the file before it
@@ -277,7 +284,7 @@ func (h *handle) commitError(err error) error {
 func (h *handle) giveBack() {
 	err := h.view(func(tx *bolt.Tx) error { return h.file.Truncate(tx.Size()) })
 	if err != nil {
-		h.log.Warn("the file keeps room that it doesn't need", "file", h.path, "err", err)
+		h.log.Warn("the file keeps room that it doesn't need", "file", h.name(), "err", err)
 	}
 }
 
@@ -297,20 +304,20 @@ func (h *handle) usable() error {
 // sync makes all that was written durable, with the file's size.
 func (h *handle) sync() error {
 	if err := h.file.Sync(); err != nil {
-		return h.breakDown(fmt.Errorf("sync file %s: %w", h.path, err))
+		return h.breakDown(fmt.Errorf("sync file %s: %w", h.name(), err))
 	}
 	return nil
 }
 
 // moveTo puts a created file, which is durable, in the place of the one at
 // path, if there is one, and lets it be used like any other. If there is an
-// error but h.path is the new one, then nobody knows which of the two will have
+// error but name returns the new one, then nobody knows which of the two will have
 // the name after a crash.
 func (h *handle) moveTo(path string) error {
-	if err := os.Rename(h.path, path); err != nil {
+	if err := os.Rename(h.name(), path); err != nil {
 		return fmt.Errorf("rename file: %w", err)
 	}
-	h.path = path
+	h.path.Store(&path)
 	h.db.NoFreelistSync, h.db.NoSync, h.db.NoGrowSync = true, false, false
 	return syncFolder(filepath.Dir(path))
 }
@@ -319,8 +326,8 @@ func (h *handle) moveTo(path string) error {
 func (h *handle) drop() {
 	h.dirty.Store(false) // never mind its freelist
 	h.retire()
-	if err := os.Remove(h.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		h.log.Warn("a temporary file was left behind", "file", h.path, "err", err)
+	if err := os.Remove(h.name()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		h.log.Warn("a temporary file was left behind", "file", h.name(), "err", err)
 	}
 }
 

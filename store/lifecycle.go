@@ -70,11 +70,37 @@ func (f *File) Origin() Origin {
 // new epoch that follows the current or retired one, whether the set exists, is
 // quarantined, or neither. Its history is dropped.
 func (s *Store) Restore(ctx context.Context, name desired.Name, objects iter.Seq2[desired.Change, error], from Origin, who, why string) (desired.Head, error) {
-	r := restoration{name: name, objects: objects, who: who, why: why, salt: from.Salt, known: from.Known}
-	if r.salt == 0 {
-		r.salt = newSalt()
+	if err := s.enter(); err != nil {
+		return desired.Head{}, err
 	}
-	return s.restore(ctx, r)
+	defer s.leave()
+	c := Commit{Changes: objects, Who: who, Why: why}
+	if err := c.check(); err != nil {
+		return desired.Head{}, err
+	}
+	set, err := s.intern(name)
+	if err != nil {
+		return desired.Head{}, err
+	}
+	defer s.forget(set)
+	if err := set.lock(ctx); err != nil {
+		return desired.Head{}, err
+	}
+	defer set.unlock()
+	var current []desired.Position
+	if st := set.state.Load(); st != nil && !st.head.Epoch.IsZero() {
+		current = epochsOf(st.head)
+		from.Salt = s.saltOf(set, from.Salt)
+	}
+	head, err := s.fleet.begin(name, current, from.Known)
+	if err != nil {
+		return desired.Head{}, err
+	}
+	file, err := s.loadRestored(ctx, set, &c, from.Salt, &head)
+	if err != nil {
+		return desired.Head{}, fmt.Errorf("restore %s: %w", name, err)
+	}
+	return head, s.publish(set, file, head)
 }
 
 // RestoreFile is Restore from a backup.
@@ -86,48 +112,6 @@ func (s *Store) RestoreFile(ctx context.Context, name desired.Name, f *File, who
 		return err
 	})
 	return head, err
-}
-
-// restoration is what a restore makes of a set.
-type restoration struct {
-	name     desired.Name
-	objects  iter.Seq2[desired.Change, error]
-	who, why string
-	salt     uint64             // unless the set has one
-	known    []desired.Position // epochs that the new one follows besides the store's own
-}
-
-func (s *Store) restore(ctx context.Context, r restoration) (desired.Head, error) {
-	if err := s.enter(); err != nil {
-		return desired.Head{}, err
-	}
-	defer s.leave()
-	c := Commit{Who: r.who, Why: r.why}
-	if err := c.check(); err != nil {
-		return desired.Head{}, err
-	}
-	set, err := s.intern(r.name)
-	if err != nil {
-		return desired.Head{}, err
-	}
-	if err := set.lock(ctx); err != nil {
-		return desired.Head{}, err
-	}
-	defer set.unlock()
-	var current []desired.Position
-	if st := set.state.Load(); st != nil && !st.head.Epoch.IsZero() {
-		current = epochsOf(st.head)
-		r.salt = s.saltOf(set, r.salt)
-	}
-	head, err := s.fleet.begin(r.name, current, r.known)
-	if err != nil {
-		return desired.Head{}, err
-	}
-	file, err := s.loadRestored(ctx, set, r, &head)
-	if err != nil {
-		return desired.Head{}, fmt.Errorf("restore %s: %w", r.name, err)
-	}
-	return head, s.publish(set, file, head)
 }
 
 // saltOf returns the salt of the set, or other if it can't be read.
@@ -148,33 +132,37 @@ func (s *Store) saltOf(set *set, other uint64) uint64 {
 	return other
 }
 
-// loadRestored writes the file of a restored set and completes its head.
-func (s *Store) loadRestored(ctx context.Context, set *set, r restoration, head *desired.Head) (*handle, error) {
-	l, err := newLoader(s.opener, setPath(s.dir, set.name, newSuffix), set.name, r.salt)
+// loadRestored writes the file of a restored set, whose objects are c's changes,
+// and completes its head. A salt of 0 stands for a new one.
+func (s *Store) loadRestored(ctx context.Context, set *set, c *Commit, salt uint64, head *desired.Head) (*handle, error) {
+	if salt == 0 {
+		salt = newSalt()
+	}
+	l, err := newLoader(s.opener, setPath(s.dir, set.name, newSuffix), set.name, salt)
 	if err != nil {
 		return nil, err
 	}
 	defer l.abort()
-	next, stop := iter.Pull2(r.objects)
+	next, stop := iter.Pull2(c.Changes)
 	defer stop()
-	in := &changeReader{next: next}
+	r := &changeReader{next: next}
 	for {
-		c, ok, err := in.read(ctx)
+		object, ok, err := r.read(ctx)
 		if err != nil {
 			return nil, err
 		}
 		if !ok {
 			break
 		}
-		if c.Deleted() {
-			return nil, fmt.Errorf("%w object %q: it has no content", desired.ErrInvalid, c.Key)
+		if object.Deleted() {
+			return nil, fmt.Errorf("%w object %q: it has no content", desired.ErrInvalid, object.Key)
 		}
-		if err := l.add(&c); err != nil {
+		if err := l.add(&object); err != nil {
 			return nil, err
 		}
 	}
 	return l.finish(func(e *edit) error {
 		*head = e.held.on(*head)
-		return e.rebase(*head, r.who, r.why)
+		return e.rebase(*head, c.Who, c.Why)
 	})
 }

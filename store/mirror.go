@@ -83,7 +83,7 @@ func (m *Mirror) open() error {
 	m.slot.swap(h)
 	if err := m.load(h); err != nil {
 		m.slot.swap(nil)
-		return fmt.Errorf("file %s: %w", h.path, err)
+		return fmt.Errorf("file %s: %w", h.name(), err)
 	}
 	return nil
 }
@@ -331,7 +331,7 @@ func (m *Mirror) adoptFirst(head desired.Head, b *batch) error {
 // slot afterwards, even if there is an error.
 func (m *Mirror) replace(h *handle, st mirrorState) error {
 	err := h.moveTo(m.path(setSuffix))
-	if h.path != m.path(setSuffix) {
+	if h.name() != m.path(setSuffix) {
 		return err
 	}
 	m.slot.swap(h)

@@ -73,7 +73,7 @@ func (src *source) sync(m *store.Mirror) {
 		src.t.Fatal(err)
 	}
 	for part := range slices.Chunk(src.model.puts().list(), 50) {
-		if err := st.Write(src.t.Context(), part, []byte(part[len(part)-1].Key)); err != nil {
+		if err := st.Write(src.t.Context(), part, part[len(part)-1].Key); err != nil {
 			src.t.Fatal(err)
 		}
 	}

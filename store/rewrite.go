@@ -113,9 +113,9 @@ func (r *rewrite) record(e *edit, head desired.Head, journalled uint64, who, why
 
 // commitByRewrite applies b and what r still has to read.
 func (s *Store) commitByRewrite(ctx context.Context, set *set, c *Commit, b *batch, r *changeReader) (Result, error) {
-	run := rewriteRun{Store: s, set: set, c: c, batch: b, reader: r}
+	run := rewriteCommit{store: s, set: set, c: c, batch: b, reader: r}
 	if set.state.Load() == nil {
-		if err := run.run(ctx, nil); err != nil {
+		if err := run.create(ctx); err != nil {
 			return Result{}, err
 		}
 	} else {
@@ -124,8 +124,12 @@ func (s *Store) commitByRewrite(ctx context.Context, set *set, c *Commit, b *bat
 			return Result{}, err
 		}
 		defer h.release()
-		if err := h.view(func(tx *bolt.Tx) error { return run.run(ctx, tx) }); err != nil {
-			return Result{}, s.judge(set, h, err)
+		err = h.view(func(tx *bolt.Tx) error { return run.follow(ctx, tx) })
+		if err != nil && err == run.foreign { //nolint:errorlint // that very error, of the caller's own stream
+			return Result{}, err
+		}
+		if err := s.judge(set, h, err); err != nil {
+			return Result{}, err
 		}
 	}
 	if run.file == nil {
@@ -137,49 +141,61 @@ func (s *Store) commitByRewrite(ctx context.Context, set *set, c *Commit, b *bat
 	return run.result, nil
 }
 
-// rewriteRun is a commit by rewrite.
-type rewriteRun struct {
-	*Store
+// rewriteCommit is a commit by rewrite.
+type rewriteCommit struct {
+	store  *Store
 	set    *set
 	c      *Commit
 	batch  *batch
 	reader *changeReader
 
-	result Result
-	file   *handle // nil: nothing has changed
+	foreign error // what ended the stream of changes
+	result  Result
+	file    *handle // nil: nothing has changed
 }
 
-// run merges the commit with the set in old, nil if it is new.
-func (run *rewriteRun) run(ctx context.Context, old *bolt.Tx) error {
-	e := &edit{meta: meta{name: run.set.name, salt: newSalt()}}
-	var guard *deleteGuard
-	if old != nil {
-		var err error
-		if e, err = openEdit(old); err != nil {
-			return err
-		}
-		a, ok, err := replay(old, e.head, run.c.Request)
-		if run.result = a; ok || err != nil {
-			return err
-		}
-		if run.c.MaxDelete != nil {
-			if guard, err = run.c.MaxDelete.on(e.rows, e.held); err != nil {
-				return err
-			}
-		}
+// create makes the commit the first of a set.
+func (run *rewriteCommit) create(ctx context.Context) error {
+	if err := run.c.expect(desired.Head{}); err != nil {
+		return err
+	}
+	return run.rewrite(ctx, nil, meta{name: run.set.name, salt: newSalt()}, nil)
+}
+
+// follow makes the commit the next of the set in old.
+func (run *rewriteCommit) follow(ctx context.Context, old *bolt.Tx) error {
+	e, err := openEdit(old)
+	if err != nil {
+		return err
+	}
+	a, ok, err := replay(old, e.head, run.c.Request)
+	if run.result = a; ok || err != nil {
+		return err
 	}
 	if err := run.c.expect(e.head); err != nil {
 		return err
 	}
-	if err := needRoom(run.dir, fileBytes(e.head)+uint64(run.batch.bytes)); err != nil {
+	var guard *deleteGuard
+	if run.c.MaxDelete != nil {
+		if guard, err = run.c.MaxDelete.on(e.rows, e.held); err != nil {
+			return err
+		}
+	}
+	return run.rewrite(ctx, old, e.meta, guard)
+}
+
+// rewrite merges the commit with the set in old, nil for none, that m is of.
+func (run *rewriteCommit) rewrite(ctx context.Context, old *bolt.Tx, m meta, guard *deleteGuard) error {
+	s := run.store
+	if err := needRoom(s.dir, fileBytes(m.head)+uint64(run.batch.bytes)); err != nil {
 		return err
 	}
-	l, err := newLoader(run.opener, setPath(run.dir, run.set.name, newSuffix), e.name, e.salt)
+	l, err := newLoader(s.opener, setPath(s.dir, run.set.name, newSuffix), m.name, m.salt)
 	if err != nil {
 		return err
 	}
 	defer l.abort()
-	rw, err := newRewrite(l, old, e.head)
+	rw, err := newRewrite(l, old, m.head)
 	if err != nil {
 		return err
 	}
@@ -187,11 +203,15 @@ func (run *rewriteRun) run(ctx context.Context, old *bolt.Tx) error {
 	if err := run.merge(ctx, rw); err != nil {
 		return err
 	}
-	return run.finish(rw, e.journalled)
+	run.result = rw.result(m.head)
+	if !rw.changed() {
+		return nil
+	}
+	return run.finish(rw, m.journalled)
 }
 
 // merge applies all changes.
-func (run *rewriteRun) merge(ctx context.Context, rw *rewrite) error {
+func (run *rewriteCommit) merge(ctx context.Context, rw *rewrite) error {
 	for i := range run.batch.changes {
 		c := run.batch.changes[i].change()
 		if err := rw.apply(&c); err != nil {
@@ -201,6 +221,7 @@ func (run *rewriteRun) merge(ctx context.Context, rw *rewrite) error {
 	for {
 		c, ok, err := run.reader.read(ctx)
 		if err != nil {
+			run.foreign = err
 			return err
 		}
 		if !ok {
@@ -212,16 +233,12 @@ func (run *rewriteRun) merge(ctx context.Context, rw *rewrite) error {
 	}
 }
 
-// finish makes the new file a revision, if it is one.
-func (run *rewriteRun) finish(rw *rewrite, journalled uint64) error {
-	run.result = rw.result(rw.base)
-	if !rw.changed() {
-		return nil
-	}
+// finish makes the new file a revision.
+func (run *rewriteCommit) finish(rw *rewrite, journalled uint64) error {
 	head := rw.base
 	if head.Number++; rw.old == nil {
 		var err error
-		if head, err = run.fleet.begin(run.set.name); err != nil {
+		if head, err = run.store.fleet.begin(run.set.name); err != nil {
 			return err
 		}
 		rw.journal.number = head.Number
@@ -251,13 +268,13 @@ func (run *rewriteRun) finish(rw *rewrite, journalled uint64) error {
 }
 
 // unchanged answers a commit that had nothing to rewrite.
-func (run *rewriteRun) unchanged() (Result, error) {
+func (run *rewriteCommit) unchanged() (Result, error) {
 	if run.set.state.Load() == nil { // and there is nothing to create one with
 		return Result{}, fmt.Errorf("%w: %s", ErrNotFound, run.set.name)
 	}
 	if run.result.Replayed || run.c.Request.ID == "" {
 		return run.result, nil
 	}
-	_, err := run.update(run.set, func(e *edit) error { return remember(e.tx, run.c.Request, run.result) })
+	_, err := run.store.update(run.set, func(e *edit) error { return remember(e.tx, run.c.Request, run.result) })
 	return run.result, err
 }

@@ -23,6 +23,9 @@ type set struct {
 	writing chan struct{}
 	// state is nil while there is no such set.
 	state atomic.Pointer[setState]
+
+	// users counts those who interned the set; it is guarded by Store.mu.
+	users int
 }
 
 type setState struct {
@@ -48,12 +51,11 @@ func (s *set) unlock() { <-s.writing }
 
 // head returns the set's head, from memory.
 func (s *set) head() (desired.Head, error) {
-	switch st := s.state.Load(); {
-	case st == nil:
+	st := s.state.Load()
+	if st == nil {
 		return desired.Head{}, fmt.Errorf("%w: %s", ErrNotFound, s.name)
-	default:
-		return st.head, st.err
 	}
+	return st.head, st.err
 }
 
 // setHead notes the head that a commit led to.
@@ -169,7 +171,7 @@ func (s *Store) update(set *set, fn func(*edit) error) (written, error) {
 // whose revision is then head. The caller has locked the set.
 func (s *Store) publish(set *set, h *handle, head desired.Head) error {
 	if err := h.moveTo(set.path); err != nil {
-		if h.path == set.path {
+		if h.name() == set.path {
 			h.retire()
 			set.quarantine(s.log, err)
 		} else {

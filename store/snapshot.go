@@ -32,7 +32,7 @@ func openSnapshot(tx *bolt.Tx) (*Snapshot, error) {
 	if s.rows, err = openRows(tx); err != nil {
 		return nil, err
 	}
-	s.rows.bad = &s.damage
+	s.bad = &s.damage
 	s.journal, err = openJournal(tx)
 	return s, err
 }

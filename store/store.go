@@ -44,7 +44,7 @@ type Store struct {
 	fleet  *fleet
 
 	mu     sync.RWMutex
-	sets   map[desired.Name]*set // some of which don't exist any more, or not yet
+	sets   map[desired.Name]*set // some of which don't exist yet, or any more
 	closed bool
 	active sync.WaitGroup // calls; added to only while !closed
 }
@@ -64,8 +64,7 @@ func Open(dir string, o Options) (*Store, error) {
 	opener := newOpener(o)
 	s := &Store{dir: dir, log: opener.log, opener: opener, folder: folder, pool: newPool(size), sets: map[desired.Name]*set{}}
 	if err := s.index(); err != nil {
-		folder.Close()
-		return nil, err
+		return nil, errors.Join(err, folder.Close())
 	}
 	s.fleet = openFleet(dir, opener)
 	if s.fleet.err != nil {
@@ -218,7 +217,7 @@ func (s *Store) lookup(name desired.Name) (*set, *setState) {
 	return found, found.state.Load()
 }
 
-// intern is lookup for who may create the set.
+// intern is lookup for who may create the set. They forget it in the end.
 func (s *Store) intern(name desired.Name) (*set, error) {
 	if _, err := desired.ParseName(string(name)); err != nil {
 		return nil, err
@@ -230,7 +229,17 @@ func (s *Store) intern(name desired.Name) (*set, error) {
 		found = newSet(s.dir, name)
 		s.sets[name] = found
 	}
+	found.users++
 	return found, nil
+}
+
+// forget ends what intern began: a set that came to nothing takes no room.
+func (s *Store) forget(set *set) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if set.users--; set.users == 0 && set.state.Load() == nil {
+		delete(s.sets, set.name)
+	}
 }
 
 // View calls fn with a snapshot of the set, which is valid until fn returns. If

@@ -28,10 +28,12 @@ func (a *applier) prune(ctx context.Context) (Result, error) {
 		done.Unchanged = a.unchanged(done)
 		moved := errors.Is(err, errMoved)
 		switch {
-		case over || err != nil && !moved && !errors.Is(err, errMissed):
-			return done, err
 		case moved && committed:
 			return done, nil // by others, after our commit: what is there now is theirs
+		case err != nil && committed && !errors.Is(err, errMissed):
+			return done, fmt.Errorf("committed as %v, but not checked: %w", done.Head.Position, err)
+		case over || err != nil && !moved && !errors.Is(err, errMissed):
+			return done, err
 		case err != nil:
 			failures++
 			a.o.Logger.Info("comparing again", "because", err)
@@ -44,7 +46,7 @@ func (a *applier) prune(ctx context.Context) (Result, error) {
 			}
 		}
 	}
-	return done, fmt.Errorf("%w each of the %d times that it was compared; try again when it is quiet",
+	return done, fmt.Errorf("%w each of the %d times that it was compared, or differs still; try again when it is quiet",
 		store.ErrConflict, maxAttempts)
 }
 

@@ -104,7 +104,8 @@ type Result struct {
 // store.ErrNotFound if there is neither a set nor an object; and
 // wire.ErrUnreachable if the connection broke more often than it is made again.
 // What an error leaves behind is the set as it was, unless the connection broke
-// during the commit: then Apply with the same input is the way to find out.
+// during the commit, or the error says that something was committed, and the
+// Result has its head. To apply the same input again is safe, and finds out.
 func Apply(ctx context.Context, s Server, in *Input, o Options) (Result, error) {
 	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
 	o.Logger = o.Logger.With("set", o.Set)
