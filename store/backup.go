@@ -26,17 +26,14 @@ var errMoved = errors.New("the set moved on too fast")
 // set's. So it keeps no reader open, and proves itself. Only if the set keeps
 // moving too far between two looks does it hold up the set's commits.
 func (s *Store) Backup(ctx context.Context, name desired.Name, path string) (desired.Head, error) {
-	if err := s.enter(); err != nil {
-		return desired.Head{}, err
-	}
-	defer s.leave()
 	if _, err := os.Lstat(path); err == nil {
 		return desired.Head{}, fmt.Errorf("backup to %s: %w", path, ErrExists)
 	}
-	set, err := s.find(name)
+	set, err := s.use(name)
 	if err != nil {
 		return desired.Head{}, err
 	}
+	defer s.letGo(set)
 	b := backup{Store: s, set: set, temp: fmt.Sprintf("%s.%016x.new", path, newSalt())}
 	defer b.abort()
 	for attempt := 1; ; attempt++ {
@@ -132,11 +129,10 @@ func (b *backup) load(ctx context.Context) error {
 
 // readSame is read of a set that is still in the epoch of the copy.
 func (b *backup) readSame(fn func(*Snapshot) error) error {
-	set, err := b.find(b.set.name)
-	if err != nil {
+	if _, err := b.set.head(); err != nil {
 		return err
 	}
-	return b.read(set, func(snap *Snapshot) error {
+	return b.read(b.set, func(snap *Snapshot) error {
 		if snap.Head().Epoch != b.head.Epoch {
 			return errMoved
 		}
@@ -165,27 +161,32 @@ func (b *backup) catchUp(ctx context.Context) error {
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
 		}
-		var some batch
-		err := b.readSame(func(snap *Snapshot) error {
-			for len(keys) > 0 && !b.opener.chunk.exceeded(len(some.changes)+1, some.bytes) {
-				c, _, err := snap.Get(keys[0])
-				if err != nil {
-					return err
-				}
-				some.add(keys[0], c.Digest, c.Envelope)
-				keys = keys[1:]
-			}
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-		if err := b.apply(&some); err != nil {
+		if keys, err = b.copyKeys(keys); err != nil {
 			return err
 		}
 	}
 	b.head = head
 	return nil
+}
+
+// copyKeys copies the present state of some of the keys, and returns the rest.
+func (b *backup) copyKeys(keys [][]byte) (rest [][]byte, err error) {
+	var some batch
+	err = b.readSame(func(snap *Snapshot) error {
+		for len(keys) > 0 && !b.opener.chunk.exceeded(len(some.changes)+1, some.bytes) {
+			c, _, err := snap.Get(keys[0])
+			if err != nil {
+				return err
+			}
+			some.add(keys[0], c.Digest, c.Envelope)
+			keys = keys[1:]
+		}
+		return nil
+	})
+	if err == nil {
+		err = b.apply(&some)
+	}
+	return keys, err
 }
 
 // apply applies what was read to the file.

@@ -49,12 +49,12 @@ func (r *Report) add(where, format string, args ...any) {
 // written to can be checked; progress, which may be nil, is called within it
 // and must not wait for anything.
 func (s *Store) Check(ctx context.Context, name desired.Name, progress func(done, total uint64)) (Report, error) {
-	if err := s.enter(); err != nil {
+	set, err := s.hold(name)
+	if err != nil {
 		return Report{}, err
 	}
-	defer s.leave()
-	set, st := s.lookup(name)
-	if st == nil {
+	defer s.letGo(set)
+	if set.state.Load() == nil {
 		return Report{}, fmt.Errorf("%w: %s", ErrNotFound, name)
 	}
 	h, err := s.borrow(set)

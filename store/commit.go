@@ -68,18 +68,14 @@ var errUnchanged = errors.New("unchanged")
 // first, by rewriting the set's file, with the set's other commits waiting
 // until Changes has ended.
 func (s *Store) Commit(ctx context.Context, name desired.Name, c Commit) (Result, error) {
-	if err := s.enter(); err != nil {
+	if err := c.check(name); err != nil {
 		return Result{}, err
 	}
-	defer s.leave()
-	if err := c.check(); err != nil {
-		return Result{}, err
-	}
-	set, err := s.intern(name)
+	set, err := s.hold(name)
 	if err != nil {
 		return Result{}, err
 	}
-	defer s.forget(set)
+	defer s.letGo(set)
 	next, stop := iter.Pull2(c.Changes)
 	defer stop()
 	r := &changeReader{next: next}
@@ -102,7 +98,11 @@ func (s *Store) Commit(ctx context.Context, name desired.Name, c Commit) (Result
 	}
 }
 
-func (c *Commit) check() error {
+// check returns nil if c can be a commit to a set of that name.
+func (c *Commit) check(name desired.Name) error {
+	if _, err := desired.ParseName(string(name)); err != nil {
+		return err
+	}
 	if len(c.Who) > MaxWhoBytes || len(c.Why) > MaxWhyBytes {
 		return fmt.Errorf("%w commit: who has %d bytes and why %d, at most %d and %d are allowed",
 			desired.ErrInvalid, len(c.Who), len(c.Why), MaxWhoBytes, MaxWhyBytes)

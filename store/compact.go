@@ -61,19 +61,16 @@ func (s *Store) Compact(ctx context.Context, name desired.Name, o CompactOptions
 
 // own returns the set, in service and locked for writing until done is called.
 func (s *Store) own(ctx context.Context, name desired.Name) (own *set, done func(), err error) {
-	if err := s.enter(); err != nil {
-		return nil, nil, err
-	}
-	set, err := s.find(name)
-	if err == nil {
-		err = set.lock(ctx)
-	}
+	set, err := s.hold(name)
 	if err != nil {
-		s.leave()
 		return nil, nil, err
 	}
-	done = func() { set.unlock(); s.leave() }
-	if _, err := s.find(name); err != nil { // it may have gone while this waited
+	if err := set.lock(ctx); err != nil {
+		s.letGo(set)
+		return nil, nil, err
+	}
+	done = func() { set.unlock(); s.letGo(set) }
+	if _, err := set.head(); err != nil {
 		done()
 		return nil, nil, err
 	}

@@ -1,6 +1,18 @@
 package store
 
-import "espalier/internal/desired"
+import (
+	"testing"
+
+	"espalier/internal/desired"
+)
+
+// WriteFloor writes a floor's file.
+func WriteFloor(t testing.TB, path string, r desired.Revision) {
+	t.Helper()
+	if err := writeFloor(path, r); err != nil {
+		t.Fatal(err)
+	}
+}
 
 // Small returns o with the bounds on what is handled at once lowered to rows,
 // so that small sets are rewritten and read in chunks.
@@ -12,10 +24,11 @@ func Small(o Options, rows int) Options {
 // NoSync lets the set's commits not wait for the disk, for measurements of all
 // else, until its file is closed.
 func NoSync(s *Store, name desired.Name) error {
-	set, err := s.find(name)
+	set, err := s.use(name)
 	if err != nil {
 		return err
 	}
+	defer s.letGo(set)
 	h, err := s.borrow(set)
 	if err != nil {
 		return err

@@ -23,11 +23,11 @@ func newSalt() uint64 {
 // Delete deletes the set, quarantined or not, and retires its epoch: a later
 // set of the name begins another one, which follows it.
 func (s *Store) Delete(ctx context.Context, name desired.Name) error {
-	if err := s.enter(); err != nil {
+	set, err := s.hold(name)
+	if err != nil {
 		return err
 	}
-	defer s.leave()
-	set, _ := s.lookup(name)
+	defer s.letGo(set)
 	if err := set.lock(ctx); err != nil {
 		return err
 	}
@@ -70,19 +70,15 @@ func (f *File) Origin() Origin {
 // new epoch that follows the current or retired one, whether the set exists, is
 // quarantined, or neither. Its history is dropped.
 func (s *Store) Restore(ctx context.Context, name desired.Name, objects iter.Seq2[desired.Change, error], from Origin, who, why string) (desired.Head, error) {
-	if err := s.enter(); err != nil {
-		return desired.Head{}, err
-	}
-	defer s.leave()
 	c := Commit{Changes: objects, Who: who, Why: why}
-	if err := c.check(); err != nil {
+	if err := c.check(name); err != nil {
 		return desired.Head{}, err
 	}
-	set, err := s.intern(name)
+	set, err := s.hold(name)
 	if err != nil {
 		return desired.Head{}, err
 	}
-	defer s.forget(set)
+	defer s.letGo(set)
 	if err := set.lock(ctx); err != nil {
 		return desired.Head{}, err
 	}

@@ -53,6 +53,9 @@ const (
 	minJournalKeys = 4096
 	journalShare   = 8
 	journalSlack   = 64
+	// inheritKeys bounds the keys that a mirror takes over from the journal of
+	// the one that it replaces, and those that it adds: both are held in memory.
+	inheritKeys = 1 << 17
 	// journalPartBytes bounds a row of the journal: a longer one goes on in
 	// parts.
 	journalPartBytes = 32 << 10

@@ -37,8 +37,9 @@ type mirrorState struct {
 }
 
 // OpenMirror opens the mirror of the set name in the data folder dir, which the
-// caller has locked with LockDir. A mirror that can't be read is put aside, for
-// the server has it all; its floor stays.
+// caller has locked with LockDir. Of a mirror that is damaged so that it can't
+// be opened it keeps what can be read, as Repair does, and if that is nothing it
+// puts the file aside, for the server has it all; the floor stays.
 func OpenMirror(dir string, name desired.Name, o Options) (*Mirror, error) {
 	if _, err := desired.ParseName(string(name)); err != nil {
 		return nil, err
@@ -48,20 +49,21 @@ func OpenMirror(dir string, name desired.Name, o Options) (*Mirror, error) {
 	}
 	opener := newOpener(o)
 	m := &Mirror{dir: dir, name: name, opener: opener, log: opener.log}
-	m.state.Store(&mirrorState{})
 	if err := removeFile(m.path(newSuffix)); err != nil {
 		return nil, err
 	}
+	floor, floorErr := readFloor(m.path(floorSuffix))
+	m.state.Store(&mirrorState{floor: floor})
 	switch err := m.open(); {
 	case errors.Is(err, fs.ErrNotExist):
 	case errors.Is(err, ErrCorrupt):
-		if err := m.putAside(err); err != nil {
-			return nil, err
+		if err := m.rescue(context.Background(), err); err != nil {
+			return nil, fmt.Errorf("mirror of %s: %w", name, err)
 		}
 	case err != nil:
 		return nil, fmt.Errorf("mirror of %s: %w", name, err)
 	}
-	if err := m.openFloor(); err != nil {
+	if err := m.settle(floorErr); err != nil {
 		m.slot.swap(nil)
 		return nil, fmt.Errorf("mirror of %s: %w", name, err)
 	}
@@ -96,14 +98,13 @@ func (m *Mirror) load(h *handle) error {
 		if err != nil {
 			return err
 		}
-		root, err := merkle.Root(snap)
-		if err != nil {
-			return fmt.Errorf("%w: %w", ErrCorrupt, err)
-		}
 		if snap.meta.name != m.name {
 			return fmt.Errorf("it mirrors the set %q, not %q; it was renamed or copied", snap.meta.name, m.name)
 		}
-		st.head, st.tree = snap.Head(), root.Digest
+		st.head, st.tree = snap.Head(), desired.Digest{}
+		if root, err := merkle.Root(snap); err == nil { // else the mirror is damaged
+			st.tree = root.Digest
+		}
 		if v := tx.Bucket(bucketMeta).Get(metaDelivered); len(v) == positionBytes {
 			st.delivered = decodePosition(v)
 		}
@@ -123,18 +124,17 @@ func (m *Mirror) putAside(why error) error {
 	return renameFile(m.path(setSuffix), m.path(damagedSuffix))
 }
 
-// openFloor reads the floor and holds it against the mirror.
-func (m *Mirror) openFloor() error {
+// settle holds the floor, or the error of reading it, against the mirror.
+func (m *Mirror) settle(floorErr error) error {
 	st := *m.state.Load()
-	floor, err := readFloor(m.path(floorSuffix))
-	if err != nil {
+	if floorErr != nil {
 		if st.head.Epoch.IsZero() {
 			return fmt.Errorf("%w; without it and without a mirror nothing says what this agent held. "+
-				"Remove it to accept whatever the server has", err)
+				"Remove it to accept whatever the server has", floorErr)
 		}
-		m.log.Error("the floor can't be read; it begins anew at the mirror", "set", m.name, "err", err)
+		m.log.Error("the floor can't be read; it begins anew at the mirror", "set", m.name, "err", floorErr)
 	}
-	return m.setState(st, floor)
+	return m.setState(st, st.floor)
 }
 
 // setState makes st, which is in the file, the mirror's state. Its floor is the

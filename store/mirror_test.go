@@ -633,6 +633,54 @@ func healAny(t *testing.T, src *source, m *store.Mirror) {
 	}
 }
 
+// TestRescue opens mirrors that were not closed cleanly and have a page that
+// can't be read: bbolt would crash on some.
+func TestRescue(t *testing.T) {
+	m := model{}
+	for k, v := range numbered(300, "some value that takes room") {
+		m[k] = *v
+	}
+	src := newSource(t, m)
+	dir := t.TempDir()
+	mirror := openMirror(t, dir, quiet)
+	src.sync(mirror)
+	e := edit{"k/000": ptr("2")}
+	src.commit(e)
+	if err := mirror.Adopt(t.Context(), src.head(), e.changes()); err != nil {
+		t.Fatal(err)
+	}
+	later := desired.Revision{Position: desired.Position{Epoch: src.head().Epoch, Number: 99}}
+	whole, err := os.ReadFile(dir + "/sets/set.db") // as a crash would leave it
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept := 0
+	for page := 2; page < len(whole)/os.Getpagesize(); page++ {
+		crashed := t.TempDir()
+		if err := os.Mkdir(crashed+"/sets", 0o700); err != nil {
+			t.Fatal(err)
+		}
+		spoiled := slices.Clone(whole)
+		clear(spoiled[page*os.Getpagesize():][:os.Getpagesize()])
+		if err := os.WriteFile(crashed+"/sets/set.db", spoiled, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		store.WriteFloor(t, crashed+"/sets/set.db.floor", later)
+		mirror := openMirror(t, crashed, quiet)
+		if mirror.Floor() != later {
+			t.Fatalf("page %d: floor = %v, want %v", page, mirror.Floor(), later.Position)
+		}
+		if !mirror.Head().Epoch.IsZero() {
+			kept++
+			healAny(t, src, mirror)
+		}
+		mirror.Close()
+	}
+	if kept == 0 {
+		t.Error("no damage left anything of a mirror")
+	}
+}
+
 // TestBadStaging: a staging that can't be read is no reason to fail.
 func TestBadStaging(t *testing.T) {
 	dir := t.TempDir()

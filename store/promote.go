@@ -153,14 +153,14 @@ func (m *Mirror) succeed(ctx context.Context, h *handle, head desired.Head, stat
 // keyList is a bounded list of keys.
 type keyList struct{ keys [][]byte }
 
-// differing returns the keys on which two revisions differ; nil: more than a
-// journal keeps, or too costly to tell.
+// differing returns the keys on which two revisions differ; nil: too many to
+// keep, or too costly to tell.
 func differing(ctx context.Context, old, staged *Snapshot) (*keyList, error) {
 	if old.meta.salt != staged.meta.salt {
 		return nil, nil
 	}
 	list := &keyList{}
-	limit := journalLimit(staged.meta.held.objects)
+	limit := min(journalLimit(staged.meta.held.objects), inheritKeys)
 	for d, err := range merkle.Diff(old, staged) {
 		if err != nil {
 			return nil, err
@@ -203,13 +203,19 @@ func (e *edit) inherit(old *bolt.Tx, keys *keyList, head desired.Head) error {
 	if err != nil {
 		return err
 	}
-	c := old.Bucket(bucketJournal).Cursor()
-	for k, v := c.First(); k != nil; k, v = c.Next() {
-		if err := e.journal.Put(k, v); err != nil {
+	if of.journalled > inheritKeys { // too much for one transaction
+		if err := e.rebase(of.head, "", ""); err != nil {
 			return err
 		}
+	} else {
+		c := old.Bucket(bucketJournal).Cursor()
+		for k, v := c.First(); k != nil; k, v = c.Next() {
+			if err := e.journal.Put(k, v); err != nil {
+				return err
+			}
+		}
+		e.journalled = of.journalled
 	}
-	e.journalled = of.journalled
 	w := journalWriter{number: head.Number}
 	for _, k := range keys.keys {
 		if err := w.touch(e.journal, k); err != nil {

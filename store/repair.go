@@ -34,20 +34,48 @@ func (m *Mirror) Repair(ctx context.Context) (damaged int, err error) {
 	defer h.release()
 	report, err := checkHandle(ctx, h, nil)
 	switch {
-	case errors.Is(err, ErrCorrupt): // not even its head can be read
-		return 1, m.putAside(err)
+	case errors.Is(err, ErrCorrupt): // the handle is broken, or the head can't be read
+		return 1, m.rescue(ctx, err)
 	case err != nil:
 		return 0, fmt.Errorf("mirror of %s: %w", m.name, err)
 	case report.Found == 0:
 		return 0, nil
 	}
 	m.log.Warn("the mirror is damaged and is being repaired", "set", m.name, "rows", report.Found, "first", report.Problems[0])
+	if err := m.rewriteFrom(ctx, h); err != nil {
+		return 0, fmt.Errorf("mirror of %s: %w", m.name, err)
+	}
+	return int(report.Found), nil
+}
+
+// rescue makes a mirror of what can be read of a file that can't be opened for
+// writing, or puts it aside.
+func (m *Mirror) rescue(ctx context.Context, why error) error {
+	m.slot.swap(nil)
+	h, err := openReadOnly(m.path(setSuffix))
+	if err != nil {
+		return m.putAside(why)
+	}
+	defer h.retire()
+	if err := m.load(h); err != nil {
+		return m.putAside(why)
+	}
+	m.log.Warn("the mirror is damaged and is being repaired", "set", m.name, "err", why)
+	err = m.rewriteFrom(ctx, h)
+	if errors.Is(err, ErrCorrupt) {
+		return m.putAside(err)
+	}
+	return err
+}
+
+// rewriteFrom makes a mirror of what can be read of the one in h.
+func (m *Mirror) rewriteFrom(ctx context.Context, h *handle) error {
 	state := *m.state.Load()
 	file, err := m.salvage(ctx, h, &state)
 	if err != nil {
-		return 0, fmt.Errorf("mirror of %s: %w", m.name, err)
+		return err
 	}
-	return int(report.Found), m.replaceNew(file, state)
+	return m.replaceNew(file, state)
 }
 
 // salvage writes what can be read of the mirror in h to a new file, and its

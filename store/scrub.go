@@ -33,10 +33,6 @@ func (b bounds) read(snap *Snapshot, from []byte, fn func(desired.Change)) (next
 // taking a token of limit for each byte; nil: as fast as it can. A set with a
 // damaged value is quarantined. The error names all that could not be read.
 func (s *Store) Scrub(ctx context.Context, limit *rate.Limiter) error {
-	if err := s.enter(); err != nil {
-		return err
-	}
-	defer s.leave()
 	var bad []error
 	for _, h := range s.Heads() {
 		if err := ctx.Err(); err != nil {
@@ -56,12 +52,8 @@ func (s *Store) Scrub(ctx context.Context, limit *rate.Limiter) error {
 func (s *Store) scrub(ctx context.Context, name desired.Name, limit *rate.Limiter) error {
 	from := []byte{}
 	for from != nil {
-		set, err := s.find(name)
-		if err != nil {
-			return err
-		}
 		var bytes int
-		err = s.read(set, func(snap *Snapshot) (err error) {
+		err := s.View(name, func(snap *Snapshot) (err error) {
 			from, bytes, err = s.opener.chunk.read(snap, from, func(desired.Change) {})
 			return err
 		})

@@ -24,8 +24,8 @@ type set struct {
 	// state is nil while there is no such set.
 	state atomic.Pointer[setState]
 
-	// users counts those who interned the set; it is guarded by Store.mu.
-	users int
+	// held counts those who hold the set. Store.mu guards it.
+	held int
 }
 
 type setState struct {

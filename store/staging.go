@@ -151,6 +151,11 @@ func (st *Staging) copyMirror() error {
 	if err != nil {
 		return err
 	}
+	return st.adoptCopy(path)
+}
+
+// adoptCopy makes the copy of a mirror at path the staging.
+func (st *Staging) adoptCopy(path string) error {
 	if err := verifyFile(path); err != nil { // a page may have gone bad since the mirror was opened
 		return err
 	}

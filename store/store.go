@@ -44,9 +44,9 @@ type Store struct {
 	fleet  *fleet
 
 	mu     sync.RWMutex
-	sets   map[desired.Name]*set // some of which don't exist yet, or any more
+	sets   map[desired.Name]*set // those that are there or held
 	closed bool
-	active sync.WaitGroup // calls; added to only while !closed
+	active sync.WaitGroup // sets that are held; added to only while !closed
 }
 
 // Open opens the store in dir, which it creates if need be. It returns an error
@@ -149,18 +149,46 @@ func (s *Store) Close() error {
 	return s.folder.Close()
 }
 
-// enter notes a call, which ends with leave.
-func (s *Store) enter() error {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
+// hold returns the set of that name, there or not. Until it is let go it stays
+// the one of its name, and the store stays open.
+func (s *Store) hold(name desired.Name) (*set, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.closed {
-		return ErrClosed
+		return nil, ErrClosed
 	}
+	found := s.sets[name]
+	if found == nil {
+		found = newSet(s.dir, name)
+		s.sets[name] = found
+	}
+	found.held++
 	s.active.Add(1)
-	return nil
+	return found, nil
 }
 
-func (s *Store) leave() { s.active.Done() }
+// letGo ends what hold began. A set that isn't there takes no room.
+func (s *Store) letGo(set *set) {
+	s.mu.Lock()
+	if set.held--; set.held == 0 && set.state.Load() == nil {
+		delete(s.sets, set.name)
+	}
+	s.mu.Unlock()
+	s.active.Done()
+}
+
+// use is hold of a set that must be in service.
+func (s *Store) use(name desired.Name) (*set, error) {
+	set, err := s.hold(name)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := set.head(); err != nil {
+		s.letGo(set)
+		return nil, err
+	}
+	return set, nil
+}
 
 // NamedHead is a set and its head.
 type NamedHead struct {
@@ -196,52 +224,6 @@ func (s *Store) Head(name desired.Name) (desired.Head, error) {
 	return set.head()
 }
 
-// find returns the set if it is in service.
-func (s *Store) find(name desired.Name) (*set, error) {
-	set, st := s.lookup(name)
-	if st == nil {
-		return nil, fmt.Errorf("%w: %s", ErrNotFound, name)
-	}
-	return set, st.err
-}
-
-// lookup returns the set of that name, there or not, and its state, nil if it
-// isn't there.
-func (s *Store) lookup(name desired.Name) (*set, *setState) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	found := s.sets[name]
-	if found == nil {
-		return newSet(s.dir, name), nil
-	}
-	return found, found.state.Load()
-}
-
-// intern is lookup for who may create the set. They forget it in the end.
-func (s *Store) intern(name desired.Name) (*set, error) {
-	if _, err := desired.ParseName(string(name)); err != nil {
-		return nil, err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	found := s.sets[name]
-	if found == nil {
-		found = newSet(s.dir, name)
-		s.sets[name] = found
-	}
-	found.users++
-	return found, nil
-}
-
-// forget ends what intern began: a set that came to nothing takes no room.
-func (s *Store) forget(set *set) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if set.users--; set.users == 0 && set.state.Load() == nil {
-		delete(s.sets, set.name)
-	}
-}
-
 // View calls fn with a snapshot of the set, which is valid until fn returns. If
 // the snapshot comes upon damage, the set is quarantined.
 //
@@ -249,13 +231,10 @@ func (s *Store) forget(set *set) {
 // reusing space. fn must not write to the set, and must leave the snapshot to
 // its own goroutine.
 func (s *Store) View(name desired.Name, fn func(*Snapshot) error) error {
-	if err := s.enter(); err != nil {
-		return err
-	}
-	defer s.leave()
-	set, err := s.find(name)
+	set, err := s.use(name)
 	if err != nil {
 		return err
 	}
+	defer s.letGo(set)
 	return s.read(set, fn)
 }

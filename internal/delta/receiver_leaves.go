@@ -24,6 +24,10 @@ type leafReceiver struct {
 	last  bool      // everything is asked
 	after []byte    // the last key received
 
+	// What is still to be settled of the batch received last.
+	changes []desired.Change
+	parts   []byte
+
 	// The part being answered, asked[0].
 	loaded bool
 	keys   keyList
@@ -54,6 +58,9 @@ func (l *leafReceiver) finished() bool { return l.last && len(l.asked) == 0 }
 
 // advance settles what needs no answer, and asks as far as the window goes.
 func (l *leafReceiver) advance(view merkle.Reader) (Effects, error) {
+	if len(l.parts) > 0 || len(l.changes) > 0 {
+		return l.settle(view)
+	}
 	var e Effects
 	if l.oursFirst() {
 		if err := l.endOurs(view, &e); err != nil {
@@ -152,25 +159,49 @@ func (l *leafReceiver) batch(view merkle.Reader, b *Batch) (Effects, error) {
 	if err != nil {
 		return Effects{}, err
 	}
+	l.changes, l.parts = changes, b.Parts
+	return l.settle(view)
+}
+
+// settle goes on with the batch. A few bytes can end thousands of parts, each
+// with PartDigests objects of ours that are gone, and as many of ours alone can
+// lie before one, so it hands out a bounded number at once.
+func (l *leafReceiver) settle(view merkle.Reader) (Effects, error) {
 	var e Effects
-	r := reader{rest: b.Parts}
-	for len(r.rest) > 0 {
-		n := r.uvarint(len(changes))
-		if err := l.meet(view, &e, changes[:n]); err != nil {
-			return Effects{}, err
+	for len(l.parts) > 0 || len(l.changes) > 0 {
+		if len(e.Changes)+len(e.Differences) >= PartDigests {
+			e.More = true
+			return e, nil
 		}
-		if err := l.endAsked(&e, &r); err != nil {
-			return Effects{}, err
-		}
-		changes = changes[n:]
-	}
-	if len(changes) > 0 {
-		if err := l.meet(view, &e, changes); err != nil {
+		if err := l.settleNext(view, &e); err != nil {
 			return Effects{}, err
 		}
 	}
 	e.More = l.oursFirst() || !l.last && l.ahead < leavesWindow/2
 	return e, nil
+}
+
+// settleNext settles the next part that ends, or what came of one that doesn't
+// end yet.
+func (l *leafReceiver) settleNext(view merkle.Reader, e *Effects) error {
+	if l.oursFirst() {
+		return l.endOurs(view, e)
+	}
+	if len(l.parts) == 0 {
+		err := l.meet(view, e, l.changes)
+		l.changes = nil
+		return err
+	}
+	r := reader{rest: l.parts}
+	n := r.uvarint(len(l.changes))
+	if err := l.meet(view, e, l.changes[:n]); err != nil {
+		return err
+	}
+	if err := l.endAsked(e, &r); err != nil {
+		return err
+	}
+	l.changes, l.parts = l.changes[n:], r.rest
+	return nil
 }
 
 // decode returns the changes of a batch that brings the answers forward.
@@ -194,11 +225,6 @@ func (l *leafReceiver) decode(b *Batch) (changes []desired.Change, err error) {
 
 // meet takes objects that came for the first part that waits for an answer.
 func (l *leafReceiver) meet(view merkle.Reader, e *Effects, changes []desired.Change) error {
-	for l.oursFirst() {
-		if err := l.endOurs(view, e); err != nil {
-			return err
-		}
-	}
 	if err := l.load(view); err != nil {
 		return err
 	}
