@@ -34,7 +34,7 @@ func runChild(what string) int {
 }
 
 func kills(t *testing.T) int {
-	n := 150
+	n := 100
 	if v := os.Getenv("ESPALIER_STORE_KILLS"); v != "" {
 		var err error
 		if n, err = strconv.Atoi(v); err != nil {

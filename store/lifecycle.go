@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"iter"
+	"os"
 
 	bolt "go.etcd.io/bbolt"
 
@@ -41,12 +42,15 @@ func (s *Store) Delete(ctx context.Context, name desired.Name) error {
 			return fmt.Errorf("retire the epoch of %s: %w", name, err)
 		}
 	}
-	if err := removeFile(set.path); err != nil {
+	return set.slot.exclusively(func() error {
+		err := removeFile(set.path)
+		if _, there := os.Lstat(set.path); err != nil && there == nil {
+			return err
+		}
+		set.state.Store(nil)
+		set.slot.swap(nil)
 		return err
-	}
-	set.state.Store(nil)
-	set.slot.swap(nil)
-	return nil
+	})
 }
 
 // Origin is what the objects of a restored set come from.

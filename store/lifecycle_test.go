@@ -282,6 +282,67 @@ func TestManySets(t *testing.T) {
 	}
 }
 
+// TestStress does everything to a few sets at once. Nothing may fail but for
+// sets that aren't there.
+func TestStress(t *testing.T) {
+	o := store.Small(quiet, 5)
+	o.OpenFiles = 2
+	dir := t.TempDir()
+	s := openStore(t, dir, o)
+	var wg sync.WaitGroup
+	for g := range 6 {
+		rng := rand.New(rand.NewPCG(uint64(g), 6))
+		wg.Go(func() {
+			for i := range 60 {
+				name := desired.Name(fmt.Sprint("set-", rng.IntN(3)))
+				if err := stress(t, s, name, rng, dir+fmt.Sprintf("/b-%d-%d", g, i)); err != nil && !errors.Is(err, store.ErrNotFound) {
+					t.Errorf("%s: %v", name, err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	for _, h := range s.Heads() {
+		if h.Err != nil {
+			t.Error(h.Err)
+		}
+		checkClean(t, s, h.Name)
+	}
+}
+
+func stress(t *testing.T, s *store.Store, name desired.Name, rng *rand.Rand, path string) error {
+	switch rng.IntN(8) {
+	case 0:
+		return s.Delete(t.Context(), name)
+	case 1:
+		_, err := s.Compact(t.Context(), name, store.CompactOptions{})
+		return err
+	case 2:
+		_, err := s.Backup(t.Context(), name, path)
+		return err
+	case 3:
+		_, err := s.Restore(t.Context(), name, numbered(7, "restored").changes(), store.Origin{}, "", "")
+		return err
+	case 4, 5:
+		return s.View(name, func(snap *store.Snapshot) error {
+			n := uint64(0)
+			for _, err := range snap.Objects(nil, nil) {
+				if err != nil {
+					return err
+				}
+				n++
+			}
+			if n != snap.Head().Objects {
+				return fmt.Errorf("%d objects, the head counts %d", n, snap.Head().Objects)
+			}
+			return nil
+		})
+	default:
+		_, err := s.Commit(t.Context(), name, store.Commit{Changes: numbered(1+rng.IntN(9), fmt.Sprint(rng.Int())).changes()})
+		return err
+	}
+}
+
 func TestCompact(t *testing.T) {
 	s := openStore(t, t.TempDir(), quiet)
 	m := model{}

@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	bolt "go.etcd.io/bbolt"
@@ -353,6 +355,50 @@ func viewStaging(t testing.TB, st *store.Staging, fn func(*store.Snapshot)) {
 	if err := st.View(func(snap *store.Snapshot) error { fn(snap); return nil }); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// TestMirrorReaders reads a mirror while it is replaced, adopts and is repaired:
+// each snapshot is one revision.
+func TestMirrorReaders(t *testing.T) {
+	src := newSource(t, model{}.apply(numbered(100, "1")))
+	m := openMirror(t, t.TempDir(), quiet)
+	src.sync(m)
+	var done atomic.Bool
+	var wg sync.WaitGroup
+	for range 3 {
+		wg.Go(func() {
+			for !done.Load() {
+				err := m.View(func(snap *store.Snapshot) error {
+					want := fmt.Sprint(snap.Head().Number)
+					for c, err := range snap.Objects(nil, nil) {
+						if err != nil || string(c.Envelope[1:]) != want {
+							return fmt.Errorf("revision %s has %q = %q, %w", want, c.Key, c.Envelope, err)
+						}
+					}
+					return nil
+				})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				_, _ = m.Head(), m.Floor()
+			}
+		})
+	}
+	for i := range 30 {
+		e := numbered(100, fmt.Sprint(i+2))
+		src.commit(e)
+		if i%2 == 0 {
+			src.sync(m)
+		} else if err := m.Adopt(t.Context(), src.head(), e.changes()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := m.Repair(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	done.Store(true)
+	wg.Wait()
 }
 
 // TestPromoteJournal: the journal of what replaces a mirror tells exactly what

@@ -7,8 +7,8 @@ import (
 
 // slot is where the handle of a set's file hangs while it is open.
 type slot struct {
-	// opening is held while the file is opened or closed, so that neither meets
-	// the other at bbolt's lock on the file.
+	// opening is held while the file is opened, closed, replaced or removed, so
+	// that none of these meets another at bbolt's lock on the file.
 	opening sync.Mutex
 
 	mu  sync.Mutex
@@ -51,6 +51,13 @@ func (s *slot) holds(h *handle) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.cur == h
+}
+
+// exclusively calls fn while nobody opens or closes the file.
+func (s *slot) exclusively(fn func() error) error {
+	s.opening.Lock()
+	defer s.opening.Unlock()
+	return fn()
 }
 
 // swap puts h, nil for none, in the place of the handle, which closes once it

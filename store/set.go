@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"sync/atomic"
 
@@ -91,10 +92,13 @@ func (s *set) change(fn func(setState) setState) {
 // borrow returns the set's open file, with a reference for the caller.
 func (s *Store) borrow(set *set) (*handle, error) {
 	h, err := set.slot.borrow(func() (*handle, error) { return s.opener.open(set.path) })
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && set.state.Load() == nil: // it was deleted just now
+		return nil, fmt.Errorf("%w: %s", ErrNotFound, set.name)
+	case errors.Is(err, ErrCorrupt):
+		set.quarantine(s.log, err)
+	}
 	if err != nil {
-		if errors.Is(err, ErrCorrupt) {
-			set.quarantine(s.log, err)
-		}
 		return nil, fmt.Errorf("set %s: %w", set.name, err)
 	}
 	s.pool.use(&set.slot)
@@ -170,17 +174,23 @@ func (s *Store) update(set *set, fn func(*edit) error) (written, error) {
 // publish puts a file that a loader has finished in the place of the set's,
 // whose revision is then head. The caller has locked the set.
 func (s *Store) publish(set *set, h *handle, head desired.Head) error {
-	if err := h.moveTo(set.path); err != nil {
-		if h.name() == set.path {
-			h.retire()
-			set.quarantine(s.log, err)
-		} else {
-			h.drop()
+	err := set.slot.exclusively(func() error {
+		if err := h.moveTo(set.path); err != nil {
+			return err
 		}
-		return fmt.Errorf("set %s: %w", set.name, err)
+		set.slot.swap(h)
+		set.state.Store(&setState{head: head})
+		return nil
+	})
+	switch {
+	case err == nil:
+		s.pool.use(&set.slot)
+		return nil
+	case h.name() == set.path:
+		h.retire()
+		set.quarantine(s.log, err)
+	default:
+		h.drop()
 	}
-	set.slot.swap(h)
-	set.state.Store(&setState{head: head})
-	s.pool.use(&set.slot)
-	return nil
+	return fmt.Errorf("set %s: %w", set.name, err)
 }

@@ -146,7 +146,8 @@ type Batch struct {
 	Parts []byte
 }
 
-// End ends the stream. The pull is exact if Head is that of Begin.
+// End ends the stream. Head is that of the last read; zero: still that of Begin,
+// and so the pull is exact.
 type End struct{ Head desired.Head }
 
 // short returns the first width bytes of d under this descent's key, the rest

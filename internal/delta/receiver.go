@@ -328,16 +328,20 @@ func (r *Receiver) handleEnd(end *End) (Effects, error) {
 	if r.Descending() && !r.descent.finished() {
 		return Effects{}, fmt.Errorf("%w: a descent that ends early", ErrProtocol)
 	}
-	if backwards(r.begin.Head, end.Head) {
-		return Effects{}, fmt.Errorf("%w: revision %v was the head, and then %v", ErrProtocol, r.begin.Head.Position, end.Head.Position)
+	head := end.Head
+	if head.Number == 0 {
+		head = r.begin.Head
+	}
+	if backwards(r.begin.Head, head) {
+		return Effects{}, fmt.Errorf("%w: revision %v was the head, and then %v", ErrProtocol, r.begin.Head.Position, head.Position)
 	}
 	if r.mode == Compare {
 		r.done = true
 		return Effects{}, nil
 	}
-	r.stats.Head = end.Head
-	if r.through == end.Head.Revision {
-		return Effects{Verify: &end.Head}, nil
+	r.stats.Head = head
+	if r.through == head.Revision {
+		return Effects{Verify: &head}, nil
 	}
 	r.mode, r.base, r.after, r.through = Since, r.through, nil, desired.Revision{}
 	return Effects{Reopen: true}, nil

@@ -74,8 +74,8 @@ func TestReceiverRefuses(t *testing.T) {
 		return func(r delta.Response) []delta.Response { return append([]delta.Response{r}, more...) }
 	}
 	end := func(change func(h *desired.Head)) func(delta.Response) []delta.Response {
-		return func(r delta.Response) []delta.Response {
-			e := *r.End
+		return func(delta.Response) []delta.Response {
+			e := delta.End{Head: source.head}
 			change(&e.Head)
 			return []delta.Response{{End: &e}}
 		}

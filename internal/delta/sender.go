@@ -202,7 +202,10 @@ func (s *Sender) batchOrEnd(src Source) Response {
 
 func (s *Sender) end(src Source) Response {
 	s.ended = true
-	return Response{End: &End{Head: src.Head()}}
+	if head := src.Head(); head.Revision != s.first.Revision {
+		return Response{End: &End{Head: head}}
+	}
+	return Response{End: &End{}}
 }
 
 // successor returns the least key above key, or nil where there is no key.

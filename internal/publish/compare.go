@@ -170,7 +170,7 @@ func (c *comparison) handle(resp delta.Response) error {
 		return fmt.Errorf("%w: it was made anew", errMoved)
 	case resp.Begin != nil:
 		c.head = resp.Begin.Head
-	case resp.End != nil && resp.End.Head.Revision != c.head.Revision:
+	case resp.End != nil && resp.End.Head.Number != 0 && resp.End.Head.Revision != c.head.Revision:
 		return fmt.Errorf("%w: from %v to %v", errMoved, c.head.Position, resp.End.Head.Position)
 	}
 	view := c.a.tree

@@ -96,9 +96,11 @@ func PullResponseToWire(resp delta.Response) *espalierv1.PullResponse {
 			Frame: resp.Batch.Frame, Parts: resp.Batch.Parts,
 		}}}
 	default:
-		return &espalierv1.PullResponse{Step: &espalierv1.PullResponse_End{End: &espalierv1.PullEnd{
-			Head: HeadToWire(resp.End.Head),
-		}}}
+		end := &espalierv1.PullEnd{}
+		if resp.End.Head.Number != 0 {
+			end.Head = HeadToWire(resp.End.Head)
+		}
+		return &espalierv1.PullResponse{Step: &espalierv1.PullResponse_End{End: end}}
 	}
 }
 
@@ -116,8 +118,13 @@ func PullResponseFromWire(m *espalierv1.PullResponse) (delta.Response, error) {
 	case *espalierv1.PullResponse_Batch:
 		return delta.Response{Batch: &delta.Batch{Frame: step.Batch.GetFrame(), Parts: step.Batch.GetParts()}}, nil
 	case *espalierv1.PullResponse_End:
-		head, err := HeadFromWire(step.End.GetHead())
-		return delta.Response{End: &delta.End{Head: head}}, err
+		end := &delta.End{}
+		if step.End.GetHead() == nil {
+			return delta.Response{End: end}, nil
+		}
+		var err error
+		end.Head, err = HeadFromWire(step.End.GetHead())
+		return delta.Response{End: end}, err
 	default:
 		return delta.Response{}, fmt.Errorf("%w: a response without a step", delta.ErrProtocol)
 	}

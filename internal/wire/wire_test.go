@@ -60,6 +60,7 @@ func TestPullRoundTrip(t *testing.T) {
 		{Digests: &delta.Digests{Data: []byte{1}, Last: true}},
 		{Batch: &delta.Batch{Frame: []byte{1}, Parts: []byte{2}}},
 		{End: &delta.End{Head: head}},
+		{End: &delta.End{}},
 	} {
 		got, err := wire.PullResponseFromWire(over(t, wire.PullResponseToWire(want)))
 		if err != nil || !reflect.DeepEqual(got, want) {

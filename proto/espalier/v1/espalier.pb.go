@@ -1009,7 +1009,7 @@ func (x *PullBatch) GetParts() []byte {
 
 type PullEnd struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Head          *Head                  `protobuf:"bytes,1,opt,name=head,proto3" json:"head,omitempty"` // of the last read: the same as at the beginning if the pull is exact
+	Head          *Head                  `protobuf:"bytes,1,opt,name=head,proto3" json:"head,omitempty"` // of the last read; absent: still that of the beginning, and so the pull is exact
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
