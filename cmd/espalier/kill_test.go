@@ -18,7 +18,7 @@ func kills(t *testing.T) int {
 	if testing.Short() {
 		return 5
 	}
-	return 60
+	return 45
 }
 
 // TestAgentKilled kills an agent at random moments of a full sync, and of a
