@@ -39,7 +39,7 @@ type Options struct {
 	Interval time.Duration
 	// Handler is handed verified changes; nil: they are only mirrored.
 	Handler Handler
-	// Progress is called now and then while a set is pulled, with the objects
+	// Progress is called now and then while a whole set is pulled, with the objects
 	// received so far and those that the set has; nil: it is not.
 	Progress func(set desired.Name, done, total uint64)
 	// Probe checks a mirror's file after an unclean stop, as in store.Options.

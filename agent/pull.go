@@ -162,8 +162,8 @@ func (a *Agent) handle(ctx, call context.Context, r *delta.Receiver, k *keeper, 
 		}
 		e, err = k.ask(r, r.Continue)
 	}
-	if p := a.options.Progress; p != nil && resp.Batch != nil {
-		stats := r.Stats()
+	stats := r.Stats()
+	if p := a.options.Progress; p != nil && resp.Batch != nil && stats.Mode == delta.Full {
 		p(k.name, stats.Upserts+stats.Deletes, stats.Head.Objects)
 	}
 	return over || r.Done(), err

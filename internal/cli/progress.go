@@ -55,7 +55,7 @@ func (p *progress) Update(done, total uint64) {
 // Finish takes the bar away.
 func (p *progress) Finish() {
 	if p.bar != nil {
-		_ = p.bar.Finish()
+		_ = p.bar.Clear()
 		p.bar = nil
 	}
 }
