@@ -1,5 +1,14 @@
 package store_test
-import ("testing";"fmt";"math/rand/v2";"slices";"espalier/store")
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"espalier/store"
+)
+
 func BenchmarkPages(b *testing.B) {
 	set := benchSet(1_000_000)
 	for i := range 14 {
@@ -15,7 +24,9 @@ func BenchmarkPages(b *testing.B) {
 			for range 100 {
 				changed := pick1(rng, set)
 				r, err := s.Commit(b.Context(), "bench", store.Commit{Changes: changesOf(slices.Values(changed))})
-				if err != nil { b.Fatal(err) }
+				if err != nil {
+					b.Fatal(err)
+				}
 				pages = append(pages, float64(r.Pages))
 			}
 			slices.Sort(pages)
@@ -25,7 +36,8 @@ func BenchmarkPages(b *testing.B) {
 		s.Close()
 	}
 }
+
 func pick1(rng *rand.Rand, set benchSet) []row {
-	g := set.group(rng.IntN(int(set)/benchGroup))
+	g := set.group(rng.IntN(int(set) / benchGroup))
 	return []row{{key: g[rng.IntN(len(g))].key, value: benchValue(rng)}}
 }
