@@ -18,9 +18,6 @@ type Commit struct {
 	// with ErrConflict; nil: any. A zero epoch stands for the current one; the
 	// zero Position demands that the set doesn't exist.
 	Expect *desired.Position
-	// ExpectRoot is the root that the commit must lead to, or it is refused
-	// with ErrRootMismatch; nil: any.
-	ExpectRoot *desired.Digest
 	// MaxDelete guards against deleting too much; nil: no limit.
 	MaxDelete *DeleteLimit
 	Request   Request
@@ -100,14 +97,23 @@ func (s *Store) Commit(ctx context.Context, name desired.Name, c Commit) (Result
 
 // check returns nil if c can be a commit to a set of that name.
 func (c *Commit) check(name desired.Name) error {
+	if err := checkWords(name, c.Who, c.Why); err != nil {
+		return err
+	}
+	return c.Request.check()
+}
+
+// checkWords returns nil if a revision of a set of that name can say so of
+// itself.
+func checkWords(name desired.Name, who, why string) error {
 	if _, err := desired.ParseName(string(name)); err != nil {
 		return err
 	}
-	if len(c.Who) > MaxWhoBytes || len(c.Why) > MaxWhyBytes {
-		return fmt.Errorf("%w commit: who has %d bytes and why %d, at most %d and %d are allowed",
-			desired.ErrInvalid, len(c.Who), len(c.Why), MaxWhoBytes, MaxWhyBytes)
+	if len(who) > MaxWhoBytes || len(why) > MaxWhyBytes {
+		return fmt.Errorf("%w revision: who has %d bytes and why %d, at most %d and %d are allowed",
+			desired.ErrInvalid, len(who), len(why), MaxWhoBytes, MaxWhyBytes)
 	}
-	return c.Request.check()
+	return nil
 }
 
 // commitInPlace applies b in one transaction.
@@ -137,7 +143,7 @@ func (e *edit) commit(c *Commit, b *batch) (Result, error) {
 		}
 		return a, err
 	}
-	if err := c.expect(e.head); err != nil {
+	if err := expect(c.Expect, e.head); err != nil {
 		return Result{}, err
 	}
 	p, err := e.compare(b)
@@ -155,9 +161,6 @@ func (e *edit) commit(c *Commit, b *batch) (Result, error) {
 	}
 	head := p.held.on(e.head)
 	head.Number++
-	if err := c.arrive(head); err != nil {
-		return Result{}, err
-	}
 	if err := e.write(p); err != nil {
 		return Result{}, err
 	}
@@ -171,9 +174,6 @@ func (e *edit) commit(c *Commit, b *batch) (Result, error) {
 // commitNothing is commit of a plan that changes nothing: a request for it is
 // remembered all the same.
 func (e *edit) commitNothing(c *Commit, p *plan) (Result, error) {
-	if err := c.arrive(e.head); err != nil {
-		return Result{}, err
-	}
 	result := p.result(e.head)
 	if c.Request.ID == "" {
 		return result, errUnchanged
@@ -189,24 +189,16 @@ func (t *tally) result(head desired.Head) Result {
 	}
 }
 
-// expect returns nil if head is what the commit expects; a zero head stands for
-// a set that doesn't exist.
-func (c *Commit) expect(head desired.Head) error {
-	if c.Expect == nil || c.Expect.Number == head.Number && (c.Expect.Epoch.IsZero() || c.Expect.Epoch == head.Epoch) {
+// expect returns nil if head is what is wanted, nil being anything; a zero head
+// stands for a set that doesn't exist.
+func expect(want *desired.Position, head desired.Head) error {
+	if want == nil || want.Number == head.Number && (want.Epoch.IsZero() || want.Epoch == head.Epoch) {
 		return nil
 	}
 	if head.Epoch.IsZero() {
-		return fmt.Errorf("%w: it doesn't exist, expected was %v", ErrConflict, *c.Expect)
+		return fmt.Errorf("%w: it doesn't exist, expected was %v", ErrConflict, *want)
 	}
-	return fmt.Errorf("%w: it is at %v, expected was %v", ErrConflict, head.Position, *c.Expect)
-}
-
-// arrive returns nil if head, to which the commit leads, is where it must lead.
-func (c *Commit) arrive(head desired.Head) error {
-	if c.ExpectRoot == nil || *c.ExpectRoot == head.Root {
-		return nil
-	}
-	return fmt.Errorf("%w: the commit leads to %v, expected was %v", ErrRootMismatch, head.Root, *c.ExpectRoot)
+	return fmt.Errorf("%w: it is at %v, expected was %v", ErrConflict, head.Position, *want)
 }
 
 // guard returns nil if the commit may delete that many objects.
@@ -227,14 +219,16 @@ type deleteGuard struct{ limit, of uint64 }
 // on counts what the limit is a part of.
 func (l *DeleteLimit) on(r rows, held content) (*deleteGuard, error) {
 	of, err := r.count(held, l.Prefix, desired.PrefixEnd(l.Prefix))
-	if err != nil {
-		return nil, err
-	}
-	g := &deleteGuard{limit: l.Count, of: of}
+	return l.of(of), err
+}
+
+// of is the limit on so many objects.
+func (l *DeleteLimit) of(objects uint64) *deleteGuard {
+	g := &deleteGuard{limit: l.Count, of: objects}
 	if l.Percent > 0 {
-		g.limit = max(g.limit, uint64(float64(of)*min(l.Percent, 100)/100))
+		g.limit = max(g.limit, uint64(float64(objects)*min(l.Percent, 100)/100))
 	}
-	return g, nil
+	return g
 }
 
 func (g *deleteGuard) check(deletes uint64) error {

@@ -73,19 +73,6 @@ func TestExpect(t *testing.T) {
 	})
 }
 
-func TestExpectRoot(t *testing.T) {
-	both(t, func(t *testing.T, o store.Options) {
-		s := openStore(t, t.TempDir(), o)
-		r := commit(t, s, "set", numbered(5, "1"))
-		root := r.Head.Root
-		refused(t, s, store.Commit{Changes: numbered(5, "2").changes(), ExpectRoot: &root}, store.ErrRootMismatch)
-		commit(t, s, "set", numbered(5, "2"))
-		if _, err := s.Commit(t.Context(), "set", store.Commit{Changes: numbered(5, "1").changes(), ExpectRoot: &root}); err != nil {
-			t.Error(err)
-		}
-	})
-}
-
 func TestMaxDelete(t *testing.T) {
 	both(t, func(t *testing.T, o store.Options) {
 		s := openStore(t, t.TempDir(), o)

@@ -156,7 +156,7 @@ type rewriteCommit struct {
 
 // create makes the commit the first of a set.
 func (run *rewriteCommit) create(ctx context.Context) error {
-	if err := run.c.expect(desired.Head{}); err != nil {
+	if err := expect(run.c.Expect, desired.Head{}); err != nil {
 		return err
 	}
 	return run.rewrite(ctx, nil, meta{name: run.set.name, salt: newSalt()}, nil)
@@ -172,7 +172,7 @@ func (run *rewriteCommit) follow(ctx context.Context, old *bolt.Tx) error {
 	if run.result = a; ok || err != nil {
 		return err
 	}
-	if err := run.c.expect(e.head); err != nil {
+	if err := expect(run.c.Expect, e.head); err != nil {
 		return err
 	}
 	var guard *deleteGuard
@@ -249,9 +249,6 @@ func (run *rewriteCommit) finish(rw *rewrite, journalled uint64) error {
 			if err := rw.l.checkWidth(); err != nil {
 				return err
 			}
-		}
-		if err := run.c.arrive(head); err != nil {
-			return err
 		}
 		if err := rw.record(e, head, journalled, run.c.Who, run.c.Why); err != nil {
 			return err
