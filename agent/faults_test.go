@@ -180,13 +180,13 @@ func TestRestoreIsFollowed(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	head, err := o.RestoreFile(t.Context(), "web-01", f, "", "")
+	restored, err := o.RestoreFile(t.Context(), "web-01", f, store.Restore{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	got := sync(t, a)
-	if got.Head.Revision != head.Revision || got.Mode != delta.Descent {
-		t.Fatalf("%v to %v, want a descent to %v", got.Mode, got.Head, head)
+	if got.Head.Revision != restored.Head.Revision || got.Mode != delta.Descent {
+		t.Fatalf("%v to %v, want a descent to %v", got.Mode, got.Head, restored.Head)
 	}
 }
 

@@ -14,7 +14,6 @@ import (
 	"espalier/internal/spool"
 	"espalier/internal/wire"
 	espalierv1 "espalier/proto/espalier/v1"
-	"espalier/store"
 )
 
 // upload is a commit as it comes in: first whole, on disk if it is large, then
@@ -104,11 +103,15 @@ func (u *upload) apply(ctx context.Context) (*espalierv1.CommitResponse, error) 
 	if u.terms.GetRestore() != nil {
 		return u.restore(ctx, changes)
 	}
+	return u.commit(ctx, changes)
+}
+
+func (u *upload) commit(ctx context.Context, changes *spool.Sorted) (*espalierv1.CommitResponse, error) {
 	c, err := wire.CommitFromWire(u.terms)
 	if err != nil {
 		return nil, err
 	}
-	c.Changes = changes.All()
+	c.Changes, c.Who = changes.All(), who(ctx)
 	if c.Request.ID != "" {
 		u.sum.Sum(c.Request.Digest[:0])
 	}
@@ -116,16 +119,13 @@ func (u *upload) apply(ctx context.Context) (*espalierv1.CommitResponse, error) 
 	return wire.ResultToWire(r), err
 }
 
-// restore makes the changes all there is, in a new epoch. It has no guards, and
-// is refused where a client relies on one.
+// restore makes the changes all there is, in a new epoch.
 func (u *upload) restore(ctx context.Context, objects *spool.Sorted) (*espalierv1.CommitResponse, error) {
-	if u.terms.GetExpect() != nil || u.terms.GetMaxDelete() != nil || u.terms.GetRequestId() != "" {
-		return nil, fmt.Errorf("%w restore: it takes no expected revision, limit of deletions or request id", desired.ErrInvalid)
-	}
-	origin, err := wire.OriginFromWire(u.terms.GetRestore())
+	r, err := wire.RestoreFromWire(u.terms)
 	if err != nil {
 		return nil, err
 	}
-	head, err := u.server.store.Restore(ctx, u.name, objects.All(), origin, "", u.terms.GetWhy())
-	return wire.ResultToWire(store.Result{Head: head, Created: head.Objects}), err
+	r.Objects, r.Who = objects.All(), who(ctx)
+	restored, err := u.server.store.Restore(ctx, u.name, r)
+	return wire.RestoredToWire(restored), err
 }

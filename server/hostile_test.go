@@ -64,12 +64,18 @@ func TestCommitMessages(t *testing.T) {
 		{"a limit that is no number", limit(math.NaN()), desired.ErrInvalid},
 		{"a limit below zero", limit(-1), desired.ErrInvalid},
 		{"a limit above all", limit(math.Inf(1)), nil},
-		{"a restore that expects", guarded(func(m *espalierv1.CommitTerms) {
-			m.Restore, m.Expect = &espalierv1.Restore{}, &espalierv1.Position{Number: 1}
-		}), desired.ErrInvalid},
-		{"a restore with a limit", guarded(func(m *espalierv1.CommitTerms) {
+		{"a restore that expects too much", guarded(func(m *espalierv1.CommitTerms) {
+			m.Restore, m.Expect = &espalierv1.Restore{}, &espalierv1.Position{Number: 7}
+		}), store.ErrConflict},
+		{"a restore that deletes too much", guarded(func(m *espalierv1.CommitTerms) {
 			m.Restore, m.MaxDelete = &espalierv1.Restore{}, &espalierv1.DeleteLimit{}
+		}), store.ErrTooManyDeletes},
+		{"a restore with a limit under a prefix", guarded(func(m *espalierv1.CommitTerms) {
+			m.Restore, m.MaxDelete = &espalierv1.Restore{}, &espalierv1.DeleteLimit{Percent: 100, Prefix: []byte("b")}
 		}), desired.ErrInvalid},
+		{"a restore to see what it does", guarded(func(m *espalierv1.CommitTerms) {
+			m.Restore = &espalierv1.Restore{DryRun: true}
+		}), nil},
 		{"a restore to be made once", guarded(func(m *espalierv1.CommitTerms) {
 			m.Restore, m.RequestId = &espalierv1.Restore{}, "one"
 		}), desired.ErrInvalid},

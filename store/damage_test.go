@@ -156,9 +156,9 @@ func TestFlippedValue(t *testing.T) {
 				t.Errorf("left over: %v", left)
 			}
 			checkClean(t, s, "good")
-			head, err := s.Restore(t.Context(), "bad", numbered(20, "1").changes(), store.Origin{}, "", "")
-			if err != nil || head.Number != 2 || len(head.Lineage) != 1 {
-				t.Errorf("Restore = %+v, %v", head, err)
+			r, err := s.Restore(t.Context(), "bad", store.Restore{Objects: numbered(20, "1").changes()})
+			if err != nil || r.Head.Number != 2 || len(r.Head.Lineage) != 1 {
+				t.Errorf("Restore = %+v, %v", r, err)
 			}
 			checkClean(t, s, "bad")
 		})

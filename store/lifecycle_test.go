@@ -85,10 +85,16 @@ func TestRestore(t *testing.T) {
 		})
 		checkClean(t, s, "set")
 	}
-	one, err := s.RestoreFile(t.Context(), "set", f, "operator", "drill")
+	drill := store.Restore{Who: "operator", Why: "drill"}
+	restored, err := s.RestoreFile(t.Context(), "set", f, drill)
 	if err != nil {
 		t.Fatal(err)
 	}
+	if restored.Replaced.Position != later.Position || restored.Created != 1 || restored.Updated != 1 ||
+		restored.Deleted != 1 || restored.Unchanged != 1 {
+		t.Errorf("restored = %+v, want one of each over %v", restored, later.Position)
+	}
+	one := restored.Head
 	check(s, one, backed.Revision, later.Revision)
 	if one.Number <= later.Number || one.Epoch == later.Epoch {
 		t.Errorf("restored at %v after %v", one.Position, later.Position)
@@ -96,17 +102,18 @@ func TestRestore(t *testing.T) {
 	if err := s.Delete(t.Context(), "set"); err != nil {
 		t.Fatal(err)
 	}
-	two, err := s.Restore(t.Context(), "set", old.puts().changes(), store.Origin{}, "operator", "drill")
-	if err != nil {
+	drill.Objects = old.puts().changes()
+	if restored, err = s.Restore(t.Context(), "set", drill); err != nil {
 		t.Fatal(err)
 	}
+	two := restored.Head
 	check(s, two, backed.Revision, later.Revision, one.Revision)
 
 	other := openStore(t, t.TempDir(), quiet)
-	three, err := other.RestoreFile(t.Context(), "set", f, "operator", "new machine")
-	if err != nil {
+	if restored, err = other.RestoreFile(t.Context(), "set", f, drill); err != nil {
 		t.Fatal(err)
 	}
+	three := restored.Head
 	check(other, three, backed.Revision, later.Revision)
 	if three.Root != backed.Root {
 		t.Error("a restore into an empty store gave the tree another shape")
@@ -114,7 +121,7 @@ func TestRestore(t *testing.T) {
 	bad := func(yield func(desired.Change, error) bool) {
 		_ = yield(change("a", ptr("1")), nil) && yield(change("b", nil), nil)
 	}
-	if _, err := s.Restore(t.Context(), "set", bad, store.Origin{}, "", ""); !errors.Is(err, desired.ErrInvalid) {
+	if _, err := s.Restore(t.Context(), "set", store.Restore{Objects: bad}); !errors.Is(err, desired.ErrInvalid) {
 		t.Errorf("Restore of a deletion = %v", err)
 	}
 	check(s, two)
@@ -321,7 +328,7 @@ func stress(t *testing.T, s *store.Store, name desired.Name, rng *rand.Rand, pat
 		_, err := s.Backup(t.Context(), name, path)
 		return err
 	case 3:
-		_, err := s.Restore(t.Context(), name, numbered(7, "restored").changes(), store.Origin{}, "", "")
+		_, err := s.Restore(t.Context(), name, store.Restore{Objects: numbered(7, "restored").changes()})
 		return err
 	case 4, 5:
 		return s.View(name, func(snap *store.Snapshot) error {

@@ -70,7 +70,7 @@ func TestProbeFails(t *testing.T) {
 	if _, err := s.Head("set"); !errors.Is(err, store.ErrQuarantined) {
 		t.Errorf("Head = %v, want %v", err, store.ErrQuarantined)
 	}
-	if _, err := s.Restore(t.Context(), "set", numbered(3, "3").changes(), store.Origin{}, "", ""); err != nil {
+	if _, err := s.Restore(t.Context(), "set", store.Restore{Objects: numbered(3, "3").changes()}); err != nil {
 		t.Error(err)
 	}
 	checkClean(t, s, "set")

@@ -39,7 +39,10 @@ func TestDamagedFiles(t *testing.T) {
 			if r := espalier(t, "", server.at("check", "bad")...); r.status == 0 || !strings.Contains(r.stderr, "bad") {
 				t.Errorf("check of the damaged set: %+v", r)
 			}
-			must(t, nil, "", server.at("restore", "bad", backup)...)
+			if r := espalier(t, "", server.at("restore", "bad", backup)...); r.status != 3 || !strings.Contains(r.stderr, "100%") {
+				t.Errorf("restore of what can't be counted: %+v", r)
+			}
+			must(t, nil, "", server.at("restore", "bad", backup, "--max-delete", "100%")...)
 			must(t, nil, "", server.at("check", "bad")...)
 			var s synced
 			must(t, &s, "", server.at("agent", "--once", "--host", "bad", "--data", filepath.Join(dir, "agent"))...)

@@ -46,6 +46,11 @@ func (m misuse) Unwrap() error { return m.error }
 
 func misusef(format string, args ...any) error { return misuse{fmt.Errorf(format, args...)} }
 
+// refused is an error of a command that holds back by itself.
+type refused struct{ error }
+
+func (r refused) Unwrap() error { return r.error }
+
 // Main runs the command that args name and returns its exit status. SIGINT and
 // SIGTERM end it cleanly, and a second one at once.
 func Main(args []string, s Streams) int {
@@ -67,6 +72,7 @@ var errSilent = errors.New("failed")
 
 func exitStatus(err error) int {
 	var m misuse
+	var r refused
 	switch {
 	case err == nil:
 		return exitDone
@@ -74,7 +80,7 @@ func exitStatus(err error) int {
 		return exitFailed
 	case errors.As(err, &m), errors.Is(err, desired.ErrInvalid):
 		return exitMisuse
-	case errors.Is(err, store.ErrConflict), errors.Is(err, store.ErrTooManyDeletes),
+	case errors.As(err, &r), errors.Is(err, store.ErrConflict), errors.Is(err, store.ErrTooManyDeletes),
 		errors.Is(err, store.ErrRequestReused), errors.Is(err, agent.ErrUnsafe):
 		return exitRefused
 	case errors.Is(err, wire.ErrUnreachable):

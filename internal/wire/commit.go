@@ -12,20 +12,39 @@ import (
 // CommitFromWire reads the terms of a commit, without its changes.
 func CommitFromWire(m *espalierv1.CommitTerms) (store.Commit, error) {
 	c := store.Commit{Why: m.GetWhy(), Request: store.Request{ID: m.GetRequestId()}}
-	if m.GetExpect() != nil {
-		p, err := PositionFromWire(m.GetExpect())
-		if err != nil {
-			return store.Commit{}, err
-		}
-		c.Expect = &p
+	var err error
+	if c.Expect, err = ExpectFromWire(m.GetExpect()); err != nil {
+		return store.Commit{}, err
 	}
-	if l := m.GetMaxDelete(); l != nil {
-		if math.IsNaN(l.GetPercent()) || l.GetPercent() < 0 || len(l.GetPrefix()) > desired.MaxKeyBytes {
-			return store.Commit{}, fmt.Errorf("%w limit of deletions", desired.ErrInvalid)
-		}
-		c.MaxDelete = &store.DeleteLimit{Count: l.GetCount(), Percent: l.GetPercent(), Prefix: l.GetPrefix()}
+	c.MaxDelete, err = limitFromWire(m.GetMaxDelete())
+	return c, err
+}
+
+// ExpectToWire returns the revision that is expected, nil for any.
+func ExpectToWire(p *desired.Position) *espalierv1.Position {
+	if p == nil {
+		return nil
 	}
-	return c, nil
+	return PositionToWire(*p)
+}
+
+// ExpectFromWire reads the revision that is expected; an absent one is any.
+func ExpectFromWire(m *espalierv1.Position) (*desired.Position, error) {
+	if m == nil {
+		return nil, nil
+	}
+	p, err := PositionFromWire(m)
+	return &p, err
+}
+
+func limitFromWire(m *espalierv1.DeleteLimit) (*store.DeleteLimit, error) {
+	if m == nil {
+		return nil, nil
+	}
+	if math.IsNaN(m.GetPercent()) || m.GetPercent() < 0 || len(m.GetPrefix()) > desired.MaxKeyBytes {
+		return nil, fmt.Errorf("%w limit of deletions", desired.ErrInvalid)
+	}
+	return &store.DeleteLimit{Count: m.GetCount(), Percent: m.GetPercent(), Prefix: m.GetPrefix()}, nil
 }
 
 // ResultToWire returns what a commit did.
@@ -34,29 +53,4 @@ func ResultToWire(r store.Result) *espalierv1.CommitResponse {
 		Head: HeadToWire(r.Head), Created: r.Created, Updated: r.Updated, Deleted: r.Deleted,
 		Unchanged: r.Unchanged, Missing: r.Missing, Replayed: r.Replayed,
 	}
-}
-
-// OriginToWire returns where a restored set comes from.
-func OriginToWire(o store.Origin) *espalierv1.Restore {
-	m := &espalierv1.Restore{Salt: o.Salt}
-	for _, p := range o.Known {
-		m.Known = append(m.Known, PositionToWire(p))
-	}
-	return m
-}
-
-// OriginFromWire reads where a restored set comes from.
-func OriginFromWire(m *espalierv1.Restore) (store.Origin, error) {
-	o := store.Origin{Salt: m.GetSalt()}
-	if len(m.GetKnown()) > desired.MaxLineage+1 {
-		return store.Origin{}, fmt.Errorf("%w restore: a lineage of %d epochs", desired.ErrInvalid, len(m.GetKnown()))
-	}
-	for _, k := range m.GetKnown() {
-		p, err := PositionFromWire(k)
-		if err != nil {
-			return store.Origin{}, err
-		}
-		o.Known = append(o.Known, p)
-	}
-	return o, nil
 }

@@ -62,7 +62,7 @@ func ToStatus(err error) error {
 	if _, ok := status.FromError(err); ok {
 		return err
 	}
-	text := strings.ToValidUTF8(err.Error(), "\uFFFD") // or the details would not travel
+	text := validText(err)
 	for _, row := range table {
 		if errors.Is(err, row.err) {
 			s := status.New(row.code, text)
@@ -74,6 +74,9 @@ func ToStatus(err error) error {
 	}
 	return status.Error(codes.Internal, text)
 }
+
+// validText returns what err says as a text that can travel.
+func validText(err error) string { return strings.ToValidUTF8(err.Error(), "\uFFFD") }
 
 // statusError is an error of a call, with the words of the server.
 type statusError struct {

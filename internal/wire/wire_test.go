@@ -94,6 +94,36 @@ func TestPollRoundTrip(t *testing.T) {
 	}
 }
 
+func TestRestoreRoundTrip(t *testing.T) {
+	for _, want := range []store.Restore{
+		{},
+		{
+			From: store.Origin{Known: head.Lineage, Salt: 7}, Expect: &desired.Position{Epoch: desired.Epoch{1}, Number: 2},
+			MaxDelete: &store.DeleteLimit{Count: 3, Percent: 4.5}, DryRun: true, Why: "why",
+		},
+		{Expect: &desired.Position{}, MaxDelete: &store.DeleteLimit{}},
+	} {
+		got, err := wire.RestoreFromWire(over(t, wire.RestoreToWire("s", want)))
+		if err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("restore %+v came as %+v, %v", want, got, err)
+		}
+	}
+	for _, want := range []store.Restored{
+		{Head: head, Replaced: head, Created: 1, Updated: 2, Deleted: 3, Unchanged: 4},
+		{Damage: fmt.Errorf("page \xff: %w", store.ErrCorrupt), Refused: fmt.Errorf("%w: unknown", store.ErrTooManyDeletes)},
+	} {
+		got, err := wire.RestoredFromWire(over(t, wire.RestoredToWire(want)))
+		if err != nil || !errors.Is(got.Damage, want.Damage) && !errors.Is(got.Damage, store.ErrCorrupt) ||
+			want.Refused != nil && (!errors.Is(got.Refused, store.ErrTooManyDeletes) || got.Refused.Error() != want.Refused.Error()) {
+			t.Errorf("%+v came as %+v, %v", want, got, err)
+		}
+		got.Damage, got.Refused, want.Damage, want.Refused = nil, nil, nil, nil
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("%+v came as %+v", want, got)
+		}
+	}
+}
+
 func TestErrorsKeepWhatTheyMatch(t *testing.T) {
 	for _, want := range []error{
 		desired.ErrInvalid, delta.ErrProtocol, delta.ErrTooDifferent, merkle.ErrOrder, merkle.ErrTooWide, wire.ErrNoObject,
@@ -226,7 +256,7 @@ func FuzzFromWire(f *testing.F) {
 		var terms espalierv1.CommitTerms
 		if proto.Unmarshal(b, &terms) == nil {
 			_, _ = wire.CommitFromWire(&terms)
-			_, _ = wire.OriginFromWire(terms.GetRestore())
+			_, _ = wire.RestoreFromWire(&terms)
 		}
 	})
 }

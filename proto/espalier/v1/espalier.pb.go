@@ -1053,6 +1053,8 @@ func (x *PullEnd) GetHead() *Head {
 
 type ListSetsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	After         string                 `protobuf:"bytes,1,opt,name=after,proto3" json:"after,omitempty"`  // only sets whose names come after this one
+	Limit         uint32                 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"` // of sets in the answer, which may have fewer; 0: all, if a message holds them
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1087,9 +1089,24 @@ func (*ListSetsRequest) Descriptor() ([]byte, []int) {
 	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{13}
 }
 
+func (x *ListSetsRequest) GetAfter() string {
+	if x != nil {
+		return x.After
+	}
+	return ""
+}
+
+func (x *ListSetsRequest) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
 type ListSetsResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Sets          []*SetInfo             `protobuf:"bytes,1,rep,name=sets,proto3" json:"sets,omitempty"`
+	More          bool                   `protobuf:"varint,2,opt,name=more,proto3" json:"more,omitempty"` // there are others, after the last of these
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1129,6 +1146,13 @@ func (x *ListSetsResponse) GetSets() []*SetInfo {
 		return x.Sets
 	}
 	return nil
+}
+
+func (x *ListSetsResponse) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
 }
 
 type SetInfo struct {
@@ -1287,6 +1311,195 @@ func (x *GetHeadResponse) GetSalt() uint64 {
 	return 0
 }
 
+type LogRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Set           string                 `protobuf:"bytes,1,opt,name=set,proto3" json:"set,omitempty"`
+	Limit         uint64                 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"` // of revisions; 0: all
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LogRequest) Reset() {
+	*x = LogRequest{}
+	mi := &file_espalier_v1_espalier_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LogRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LogRequest) ProtoMessage() {}
+
+func (x *LogRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_espalier_v1_espalier_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LogRequest.ProtoReflect.Descriptor instead.
+func (*LogRequest) Descriptor() ([]byte, []int) {
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *LogRequest) GetSet() string {
+	if x != nil {
+		return x.Set
+	}
+	return ""
+}
+
+func (x *LogRequest) GetLimit() uint64 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+type LogResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Entries       []*LogEntry            `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LogResponse) Reset() {
+	*x = LogResponse{}
+	mi := &file_espalier_v1_espalier_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LogResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LogResponse) ProtoMessage() {}
+
+func (x *LogResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_espalier_v1_espalier_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LogResponse.ProtoReflect.Descriptor instead.
+func (*LogResponse) Descriptor() ([]byte, []int) {
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *LogResponse) GetEntries() []*LogEntry {
+	if x != nil {
+		return x.Entries
+	}
+	return nil
+}
+
+// LogEntry is a revision as the journal tells of it.
+type LogEntry struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Position      *Position              `protobuf:"bytes,1,opt,name=position,proto3" json:"position,omitempty"`
+	Root          []byte                 `protobuf:"bytes,2,opt,name=root,proto3" json:"root,omitempty"`                    // 32 bytes
+	UnixMs        uint64                 `protobuf:"varint,3,opt,name=unix_ms,json=unixMs,proto3" json:"unix_ms,omitempty"` // when, in milliseconds since 1970
+	Who           string                 `protobuf:"bytes,4,opt,name=who,proto3" json:"who,omitempty"`
+	Why           string                 `protobuf:"bytes,5,opt,name=why,proto3" json:"why,omitempty"`
+	Keys          uint64                 `protobuf:"varint,6,opt,name=keys,proto3" json:"keys,omitempty"` // how many it touched
+	Base          bool                   `protobuf:"varint,7,opt,name=base,proto3" json:"base,omitempty"` // the journal begins here; which keys this revision touched is not known
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LogEntry) Reset() {
+	*x = LogEntry{}
+	mi := &file_espalier_v1_espalier_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LogEntry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LogEntry) ProtoMessage() {}
+
+func (x *LogEntry) ProtoReflect() protoreflect.Message {
+	mi := &file_espalier_v1_espalier_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LogEntry.ProtoReflect.Descriptor instead.
+func (*LogEntry) Descriptor() ([]byte, []int) {
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *LogEntry) GetPosition() *Position {
+	if x != nil {
+		return x.Position
+	}
+	return nil
+}
+
+func (x *LogEntry) GetRoot() []byte {
+	if x != nil {
+		return x.Root
+	}
+	return nil
+}
+
+func (x *LogEntry) GetUnixMs() uint64 {
+	if x != nil {
+		return x.UnixMs
+	}
+	return 0
+}
+
+func (x *LogEntry) GetWho() string {
+	if x != nil {
+		return x.Who
+	}
+	return ""
+}
+
+func (x *LogEntry) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+func (x *LogEntry) GetKeys() uint64 {
+	if x != nil {
+		return x.Keys
+	}
+	return 0
+}
+
+func (x *LogEntry) GetBase() bool {
+	if x != nil {
+		return x.Base
+	}
+	return false
+}
+
 type GetObjectRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Set           string                 `protobuf:"bytes,1,opt,name=set,proto3" json:"set,omitempty"`
@@ -1297,7 +1510,7 @@ type GetObjectRequest struct {
 
 func (x *GetObjectRequest) Reset() {
 	*x = GetObjectRequest{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[18]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1309,7 +1522,7 @@ func (x *GetObjectRequest) String() string {
 func (*GetObjectRequest) ProtoMessage() {}
 
 func (x *GetObjectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[18]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1322,7 +1535,7 @@ func (x *GetObjectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetObjectRequest.ProtoReflect.Descriptor instead.
 func (*GetObjectRequest) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{18}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *GetObjectRequest) GetSet() string {
@@ -1348,7 +1561,7 @@ type GetObjectResponse struct {
 
 func (x *GetObjectResponse) Reset() {
 	*x = GetObjectResponse{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[19]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1360,7 +1573,7 @@ func (x *GetObjectResponse) String() string {
 func (*GetObjectResponse) ProtoMessage() {}
 
 func (x *GetObjectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[19]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1373,7 +1586,7 @@ func (x *GetObjectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetObjectResponse.ProtoReflect.Descriptor instead.
 func (*GetObjectResponse) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{19}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *GetObjectResponse) GetEnvelope() []byte {
@@ -1393,7 +1606,7 @@ type ListObjectsRequest struct {
 
 func (x *ListObjectsRequest) Reset() {
 	*x = ListObjectsRequest{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[20]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1405,7 +1618,7 @@ func (x *ListObjectsRequest) String() string {
 func (*ListObjectsRequest) ProtoMessage() {}
 
 func (x *ListObjectsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[20]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1418,7 +1631,7 @@ func (x *ListObjectsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListObjectsRequest.ProtoReflect.Descriptor instead.
 func (*ListObjectsRequest) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{20}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ListObjectsRequest) GetSet() string {
@@ -1444,7 +1657,7 @@ type ListObjectsResponse struct {
 
 func (x *ListObjectsResponse) Reset() {
 	*x = ListObjectsResponse{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[21]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1456,7 +1669,7 @@ func (x *ListObjectsResponse) String() string {
 func (*ListObjectsResponse) ProtoMessage() {}
 
 func (x *ListObjectsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[21]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1469,7 +1682,7 @@ func (x *ListObjectsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListObjectsResponse.ProtoReflect.Descriptor instead.
 func (*ListObjectsResponse) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{21}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ListObjectsResponse) GetFrame() []byte {
@@ -1490,7 +1703,7 @@ type MatchRequest struct {
 
 func (x *MatchRequest) Reset() {
 	*x = MatchRequest{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[22]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1502,7 +1715,7 @@ func (x *MatchRequest) String() string {
 func (*MatchRequest) ProtoMessage() {}
 
 func (x *MatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[22]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1515,7 +1728,7 @@ func (x *MatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MatchRequest.ProtoReflect.Descriptor instead.
 func (*MatchRequest) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{22}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *MatchRequest) GetSet() string {
@@ -1548,7 +1761,7 @@ type MatchResponse struct {
 
 func (x *MatchResponse) Reset() {
 	*x = MatchResponse{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[23]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1560,7 +1773,7 @@ func (x *MatchResponse) String() string {
 func (*MatchResponse) ProtoMessage() {}
 
 func (x *MatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[23]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1573,7 +1786,7 @@ func (x *MatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MatchResponse.ProtoReflect.Descriptor instead.
 func (*MatchResponse) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{23}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *MatchResponse) GetStates() []byte {
@@ -1593,7 +1806,7 @@ type CommitRequest struct {
 
 func (x *CommitRequest) Reset() {
 	*x = CommitRequest{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[24]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1605,7 +1818,7 @@ func (x *CommitRequest) String() string {
 func (*CommitRequest) ProtoMessage() {}
 
 func (x *CommitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[24]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1618,7 +1831,7 @@ func (x *CommitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitRequest.ProtoReflect.Descriptor instead.
 func (*CommitRequest) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{24}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *CommitRequest) GetTerms() *CommitTerms {
@@ -1649,7 +1862,7 @@ type CommitTerms struct {
 
 func (x *CommitTerms) Reset() {
 	*x = CommitTerms{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[25]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1661,7 +1874,7 @@ func (x *CommitTerms) String() string {
 func (*CommitTerms) ProtoMessage() {}
 
 func (x *CommitTerms) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[25]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1674,7 +1887,7 @@ func (x *CommitTerms) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitTerms.ProtoReflect.Descriptor instead.
 func (*CommitTerms) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{25}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *CommitTerms) GetSet() string {
@@ -1719,18 +1932,20 @@ func (x *CommitTerms) GetRestore() *Restore {
 	return nil
 }
 
-// Restore starts a new epoch, from a backup or anything else.
+// Restore starts a new epoch, from a backup or anything else. The terms' expect
+// and max_delete guard it; it can't have a request_id.
 type Restore struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Known         []*Position            `protobuf:"bytes,1,rep,name=known,proto3" json:"known,omitempty"` // epochs that the new one follows besides those the server knows of
-	Salt          uint64                 `protobuf:"fixed64,2,opt,name=salt,proto3" json:"salt,omitempty"` // of the tree, unless the set has one; 0: a new one
+	Known         []*Position            `protobuf:"bytes,1,rep,name=known,proto3" json:"known,omitempty"`                  // epochs that the new one follows besides those the server knows of
+	Salt          uint64                 `protobuf:"fixed64,2,opt,name=salt,proto3" json:"salt,omitempty"`                  // of the tree, unless the set has one; 0: a new one
+	DryRun        bool                   `protobuf:"varint,3,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"` // say what would be done, and do nothing
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Restore) Reset() {
 	*x = Restore{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[26]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1742,7 +1957,7 @@ func (x *Restore) String() string {
 func (*Restore) ProtoMessage() {}
 
 func (x *Restore) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[26]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1755,7 +1970,7 @@ func (x *Restore) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Restore.ProtoReflect.Descriptor instead.
 func (*Restore) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{26}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Restore) GetKnown() []*Position {
@@ -1772,6 +1987,13 @@ func (x *Restore) GetSalt() uint64 {
 	return 0
 }
 
+func (x *Restore) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
 type DeleteLimit struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Count         uint64                 `protobuf:"varint,1,opt,name=count,proto3" json:"count,omitempty"`
@@ -1783,7 +2005,7 @@ type DeleteLimit struct {
 
 func (x *DeleteLimit) Reset() {
 	*x = DeleteLimit{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[27]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1795,7 +2017,7 @@ func (x *DeleteLimit) String() string {
 func (*DeleteLimit) ProtoMessage() {}
 
 func (x *DeleteLimit) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[27]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1808,7 +2030,7 @@ func (x *DeleteLimit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteLimit.ProtoReflect.Descriptor instead.
 func (*DeleteLimit) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{27}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *DeleteLimit) GetCount() uint64 {
@@ -1834,20 +2056,23 @@ func (x *DeleteLimit) GetPrefix() []byte {
 
 type CommitResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Head          *Head                  `protobuf:"bytes,1,opt,name=head,proto3" json:"head,omitempty"`
+	Head          *Head                  `protobuf:"bytes,1,opt,name=head,proto3" json:"head,omitempty"` // absent after a dry run
 	Created       uint64                 `protobuf:"varint,2,opt,name=created,proto3" json:"created,omitempty"`
 	Updated       uint64                 `protobuf:"varint,3,opt,name=updated,proto3" json:"updated,omitempty"`
 	Deleted       uint64                 `protobuf:"varint,4,opt,name=deleted,proto3" json:"deleted,omitempty"`
 	Unchanged     uint64                 `protobuf:"varint,5,opt,name=unchanged,proto3" json:"unchanged,omitempty"`
 	Missing       uint64                 `protobuf:"varint,6,opt,name=missing,proto3" json:"missing,omitempty"`   // deletions of what was not there
 	Replayed      bool                   `protobuf:"varint,7,opt,name=replayed,proto3" json:"replayed,omitempty"` // the answer to an earlier request of this id
+	Replaced      *Head                  `protobuf:"bytes,8,opt,name=replaced,proto3" json:"replaced,omitempty"`  // of the set before a restore; absent: there was none, or it can't be read
+	Damage        string                 `protobuf:"bytes,9,opt,name=damage,proto3" json:"damage,omitempty"`      // why a restore could not count what the set held
+	Refused       string                 `protobuf:"bytes,10,opt,name=refused,proto3" json:"refused,omitempty"`   // why what a dry run tried would be refused
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CommitResponse) Reset() {
 	*x = CommitResponse{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[28]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1859,7 +2084,7 @@ func (x *CommitResponse) String() string {
 func (*CommitResponse) ProtoMessage() {}
 
 func (x *CommitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[28]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1872,7 +2097,7 @@ func (x *CommitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitResponse.ProtoReflect.Descriptor instead.
 func (*CommitResponse) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{28}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *CommitResponse) GetHead() *Head {
@@ -1924,17 +2149,39 @@ func (x *CommitResponse) GetReplayed() bool {
 	return false
 }
 
+func (x *CommitResponse) GetReplaced() *Head {
+	if x != nil {
+		return x.Replaced
+	}
+	return nil
+}
+
+func (x *CommitResponse) GetDamage() string {
+	if x != nil {
+		return x.Damage
+	}
+	return ""
+}
+
+func (x *CommitResponse) GetRefused() string {
+	if x != nil {
+		return x.Refused
+	}
+	return ""
+}
+
 type DeleteSetRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Set           string                 `protobuf:"bytes,1,opt,name=set,proto3" json:"set,omitempty"`
-	Why           string                 `protobuf:"bytes,2,opt,name=why,proto3" json:"why,omitempty"`
+	Why           string                 `protobuf:"bytes,2,opt,name=why,proto3" json:"why,omitempty"`       // for the server's log
+	Expect        *Position              `protobuf:"bytes,3,opt,name=expect,proto3" json:"expect,omitempty"` // the head has to be this; absent: any
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DeleteSetRequest) Reset() {
 	*x = DeleteSetRequest{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[29]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1946,7 +2193,7 @@ func (x *DeleteSetRequest) String() string {
 func (*DeleteSetRequest) ProtoMessage() {}
 
 func (x *DeleteSetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[29]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1959,7 +2206,7 @@ func (x *DeleteSetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSetRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSetRequest) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{29}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *DeleteSetRequest) GetSet() string {
@@ -1976,6 +2223,13 @@ func (x *DeleteSetRequest) GetWhy() string {
 	return ""
 }
 
+func (x *DeleteSetRequest) GetExpect() *Position {
+	if x != nil {
+		return x.Expect
+	}
+	return nil
+}
+
 type DeleteSetResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1984,7 +2238,7 @@ type DeleteSetResponse struct {
 
 func (x *DeleteSetResponse) Reset() {
 	*x = DeleteSetResponse{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[30]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1996,7 +2250,7 @@ func (x *DeleteSetResponse) String() string {
 func (*DeleteSetResponse) ProtoMessage() {}
 
 func (x *DeleteSetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[30]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2009,7 +2263,7 @@ func (x *DeleteSetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSetResponse.ProtoReflect.Descriptor instead.
 func (*DeleteSetResponse) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{30}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{33}
 }
 
 type CompactRequest struct {
@@ -2022,7 +2276,7 @@ type CompactRequest struct {
 
 func (x *CompactRequest) Reset() {
 	*x = CompactRequest{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[31]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2034,7 +2288,7 @@ func (x *CompactRequest) String() string {
 func (*CompactRequest) ProtoMessage() {}
 
 func (x *CompactRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[31]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2047,7 +2301,7 @@ func (x *CompactRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactRequest.ProtoReflect.Descriptor instead.
 func (*CompactRequest) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{31}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *CompactRequest) GetSet() string {
@@ -2074,7 +2328,7 @@ type CompactResponse struct {
 
 func (x *CompactResponse) Reset() {
 	*x = CompactResponse{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[32]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2086,7 +2340,7 @@ func (x *CompactResponse) String() string {
 func (*CompactResponse) ProtoMessage() {}
 
 func (x *CompactResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[32]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2099,7 +2353,7 @@ func (x *CompactResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactResponse.ProtoReflect.Descriptor instead.
 func (*CompactResponse) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{32}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *CompactResponse) GetBytesBefore() uint64 {
@@ -2125,7 +2379,7 @@ type CheckRequest struct {
 
 func (x *CheckRequest) Reset() {
 	*x = CheckRequest{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[33]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2137,7 +2391,7 @@ func (x *CheckRequest) String() string {
 func (*CheckRequest) ProtoMessage() {}
 
 func (x *CheckRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[33]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2150,7 +2404,7 @@ func (x *CheckRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckRequest.ProtoReflect.Descriptor instead.
 func (*CheckRequest) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{33}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *CheckRequest) GetSet() string {
@@ -2171,7 +2425,7 @@ type CheckResponse struct {
 
 func (x *CheckResponse) Reset() {
 	*x = CheckResponse{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[34]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2183,7 +2437,7 @@ func (x *CheckResponse) String() string {
 func (*CheckResponse) ProtoMessage() {}
 
 func (x *CheckResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[34]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2196,7 +2450,7 @@ func (x *CheckResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResponse.ProtoReflect.Descriptor instead.
 func (*CheckResponse) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{34}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *CheckResponse) GetDone() uint64 {
@@ -2231,7 +2485,7 @@ type CheckReport struct {
 
 func (x *CheckReport) Reset() {
 	*x = CheckReport{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[35]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2243,7 +2497,7 @@ func (x *CheckReport) String() string {
 func (*CheckReport) ProtoMessage() {}
 
 func (x *CheckReport) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[35]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2256,7 +2510,7 @@ func (x *CheckReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckReport.ProtoReflect.Descriptor instead.
 func (*CheckReport) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{35}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *CheckReport) GetHead() *Head {
@@ -2350,10 +2604,13 @@ const file_espalier_v1_espalier_proto_rawDesc = "" +
 	"\x05frame\x18\x01 \x01(\fR\x05frame\x12\x14\n" +
 	"\x05parts\x18\x02 \x01(\fR\x05parts\"0\n" +
 	"\aPullEnd\x12%\n" +
-	"\x04head\x18\x01 \x01(\v2\x11.espalier.v1.HeadR\x04head\"\x11\n" +
-	"\x0fListSetsRequest\"<\n" +
+	"\x04head\x18\x01 \x01(\v2\x11.espalier.v1.HeadR\x04head\"=\n" +
+	"\x0fListSetsRequest\x12\x14\n" +
+	"\x05after\x18\x01 \x01(\tR\x05after\x12\x14\n" +
+	"\x05limit\x18\x02 \x01(\rR\x05limit\"P\n" +
 	"\x10ListSetsResponse\x12(\n" +
-	"\x04sets\x18\x01 \x03(\v2\x14.espalier.v1.SetInfoR\x04sets\"Z\n" +
+	"\x04sets\x18\x01 \x03(\v2\x14.espalier.v1.SetInfoR\x04sets\x12\x12\n" +
+	"\x04more\x18\x02 \x01(\bR\x04more\"Z\n" +
 	"\aSetInfo\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12%\n" +
 	"\x04head\x18\x02 \x01(\v2\x11.espalier.v1.HeadR\x04head\x12\x14\n" +
@@ -2362,7 +2619,21 @@ const file_espalier_v1_espalier_proto_rawDesc = "" +
 	"\x03set\x18\x01 \x01(\tR\x03set\"L\n" +
 	"\x0fGetHeadResponse\x12%\n" +
 	"\x04head\x18\x01 \x01(\v2\x11.espalier.v1.HeadR\x04head\x12\x12\n" +
-	"\x04salt\x18\x02 \x01(\x06R\x04salt\"6\n" +
+	"\x04salt\x18\x02 \x01(\x06R\x04salt\"4\n" +
+	"\n" +
+	"LogRequest\x12\x10\n" +
+	"\x03set\x18\x01 \x01(\tR\x03set\x12\x14\n" +
+	"\x05limit\x18\x02 \x01(\x04R\x05limit\">\n" +
+	"\vLogResponse\x12/\n" +
+	"\aentries\x18\x01 \x03(\v2\x15.espalier.v1.LogEntryR\aentries\"\xb6\x01\n" +
+	"\bLogEntry\x121\n" +
+	"\bposition\x18\x01 \x01(\v2\x15.espalier.v1.PositionR\bposition\x12\x12\n" +
+	"\x04root\x18\x02 \x01(\fR\x04root\x12\x17\n" +
+	"\aunix_ms\x18\x03 \x01(\x04R\x06unixMs\x12\x10\n" +
+	"\x03who\x18\x04 \x01(\tR\x03who\x12\x10\n" +
+	"\x03why\x18\x05 \x01(\tR\x03why\x12\x12\n" +
+	"\x04keys\x18\x06 \x01(\x04R\x04keys\x12\x12\n" +
+	"\x04base\x18\a \x01(\bR\x04base\"6\n" +
 	"\x10GetObjectRequest\x12\x10\n" +
 	"\x03set\x18\x01 \x01(\tR\x03set\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\fR\x03key\"/\n" +
@@ -2390,14 +2661,15 @@ const file_espalier_v1_espalier_proto_rawDesc = "" +
 	"\n" +
 	"request_id\x18\x04 \x01(\tR\trequestId\x12\x10\n" +
 	"\x03why\x18\x05 \x01(\tR\x03why\x12.\n" +
-	"\arestore\x18\x06 \x01(\v2\x14.espalier.v1.RestoreR\arestore\"J\n" +
+	"\arestore\x18\x06 \x01(\v2\x14.espalier.v1.RestoreR\arestore\"c\n" +
 	"\aRestore\x12+\n" +
 	"\x05known\x18\x01 \x03(\v2\x15.espalier.v1.PositionR\x05known\x12\x12\n" +
-	"\x04salt\x18\x02 \x01(\x06R\x04salt\"U\n" +
+	"\x04salt\x18\x02 \x01(\x06R\x04salt\x12\x17\n" +
+	"\adry_run\x18\x03 \x01(\bR\x06dryRun\"U\n" +
 	"\vDeleteLimit\x12\x14\n" +
 	"\x05count\x18\x01 \x01(\x04R\x05count\x12\x18\n" +
 	"\apercent\x18\x02 \x01(\x01R\apercent\x12\x16\n" +
-	"\x06prefix\x18\x03 \x01(\fR\x06prefix\"\xd9\x01\n" +
+	"\x06prefix\x18\x03 \x01(\fR\x06prefix\"\xba\x02\n" +
 	"\x0eCommitResponse\x12%\n" +
 	"\x04head\x18\x01 \x01(\v2\x11.espalier.v1.HeadR\x04head\x12\x18\n" +
 	"\acreated\x18\x02 \x01(\x04R\acreated\x12\x18\n" +
@@ -2405,10 +2677,15 @@ const file_espalier_v1_espalier_proto_rawDesc = "" +
 	"\adeleted\x18\x04 \x01(\x04R\adeleted\x12\x1c\n" +
 	"\tunchanged\x18\x05 \x01(\x04R\tunchanged\x12\x18\n" +
 	"\amissing\x18\x06 \x01(\x04R\amissing\x12\x1a\n" +
-	"\breplayed\x18\a \x01(\bR\breplayed\"6\n" +
+	"\breplayed\x18\a \x01(\bR\breplayed\x12-\n" +
+	"\breplaced\x18\b \x01(\v2\x11.espalier.v1.HeadR\breplaced\x12\x16\n" +
+	"\x06damage\x18\t \x01(\tR\x06damage\x12\x18\n" +
+	"\arefused\x18\n" +
+	" \x01(\tR\arefused\"e\n" +
 	"\x10DeleteSetRequest\x12\x10\n" +
 	"\x03set\x18\x01 \x01(\tR\x03set\x12\x10\n" +
-	"\x03why\x18\x02 \x01(\tR\x03why\"\x13\n" +
+	"\x03why\x18\x02 \x01(\tR\x03why\x12-\n" +
+	"\x06expect\x18\x03 \x01(\v2\x15.espalier.v1.PositionR\x06expect\"\x13\n" +
 	"\x11DeleteSetResponse\"E\n" +
 	"\x0eCompactRequest\x12\x10\n" +
 	"\x03set\x18\x01 \x01(\tR\x03set\x12!\n" +
@@ -2435,10 +2712,11 @@ const file_espalier_v1_espalier_proto_rawDesc = "" +
 	"\x11PULL_MODE_COMPARE\x10\x042\x8b\x01\n" +
 	"\vSyncService\x12;\n" +
 	"\x04Poll\x12\x18.espalier.v1.PollRequest\x1a\x19.espalier.v1.PollResponse\x12?\n" +
-	"\x04Pull\x12\x18.espalier.v1.PullRequest\x1a\x19.espalier.v1.PullResponse(\x010\x012\x9d\x05\n" +
+	"\x04Pull\x12\x18.espalier.v1.PullRequest\x1a\x19.espalier.v1.PullResponse(\x010\x012\xd9\x05\n" +
 	"\x0fOperatorService\x12G\n" +
 	"\bListSets\x12\x1c.espalier.v1.ListSetsRequest\x1a\x1d.espalier.v1.ListSetsResponse\x12D\n" +
-	"\aGetHead\x12\x1b.espalier.v1.GetHeadRequest\x1a\x1c.espalier.v1.GetHeadResponse\x12J\n" +
+	"\aGetHead\x12\x1b.espalier.v1.GetHeadRequest\x1a\x1c.espalier.v1.GetHeadResponse\x12:\n" +
+	"\x03Log\x12\x17.espalier.v1.LogRequest\x1a\x18.espalier.v1.LogResponse0\x01\x12J\n" +
 	"\tGetObject\x12\x1d.espalier.v1.GetObjectRequest\x1a\x1e.espalier.v1.GetObjectResponse\x12R\n" +
 	"\vListObjects\x12\x1f.espalier.v1.ListObjectsRequest\x1a .espalier.v1.ListObjectsResponse0\x01\x12B\n" +
 	"\x05Match\x12\x19.espalier.v1.MatchRequest\x1a\x1a.espalier.v1.MatchResponse(\x010\x01\x12C\n" +
@@ -2460,7 +2738,7 @@ func file_espalier_v1_espalier_proto_rawDescGZIP() []byte {
 }
 
 var file_espalier_v1_espalier_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_espalier_v1_espalier_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_espalier_v1_espalier_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_espalier_v1_espalier_proto_goTypes = []any{
 	(PullMode)(0),               // 0: espalier.v1.PullMode
 	(SetAnswer_Status)(0),       // 1: espalier.v1.SetAnswer.Status
@@ -2482,24 +2760,27 @@ var file_espalier_v1_espalier_proto_goTypes = []any{
 	(*SetInfo)(nil),             // 17: espalier.v1.SetInfo
 	(*GetHeadRequest)(nil),      // 18: espalier.v1.GetHeadRequest
 	(*GetHeadResponse)(nil),     // 19: espalier.v1.GetHeadResponse
-	(*GetObjectRequest)(nil),    // 20: espalier.v1.GetObjectRequest
-	(*GetObjectResponse)(nil),   // 21: espalier.v1.GetObjectResponse
-	(*ListObjectsRequest)(nil),  // 22: espalier.v1.ListObjectsRequest
-	(*ListObjectsResponse)(nil), // 23: espalier.v1.ListObjectsResponse
-	(*MatchRequest)(nil),        // 24: espalier.v1.MatchRequest
-	(*MatchResponse)(nil),       // 25: espalier.v1.MatchResponse
-	(*CommitRequest)(nil),       // 26: espalier.v1.CommitRequest
-	(*CommitTerms)(nil),         // 27: espalier.v1.CommitTerms
-	(*Restore)(nil),             // 28: espalier.v1.Restore
-	(*DeleteLimit)(nil),         // 29: espalier.v1.DeleteLimit
-	(*CommitResponse)(nil),      // 30: espalier.v1.CommitResponse
-	(*DeleteSetRequest)(nil),    // 31: espalier.v1.DeleteSetRequest
-	(*DeleteSetResponse)(nil),   // 32: espalier.v1.DeleteSetResponse
-	(*CompactRequest)(nil),      // 33: espalier.v1.CompactRequest
-	(*CompactResponse)(nil),     // 34: espalier.v1.CompactResponse
-	(*CheckRequest)(nil),        // 35: espalier.v1.CheckRequest
-	(*CheckResponse)(nil),       // 36: espalier.v1.CheckResponse
-	(*CheckReport)(nil),         // 37: espalier.v1.CheckReport
+	(*LogRequest)(nil),          // 20: espalier.v1.LogRequest
+	(*LogResponse)(nil),         // 21: espalier.v1.LogResponse
+	(*LogEntry)(nil),            // 22: espalier.v1.LogEntry
+	(*GetObjectRequest)(nil),    // 23: espalier.v1.GetObjectRequest
+	(*GetObjectResponse)(nil),   // 24: espalier.v1.GetObjectResponse
+	(*ListObjectsRequest)(nil),  // 25: espalier.v1.ListObjectsRequest
+	(*ListObjectsResponse)(nil), // 26: espalier.v1.ListObjectsResponse
+	(*MatchRequest)(nil),        // 27: espalier.v1.MatchRequest
+	(*MatchResponse)(nil),       // 28: espalier.v1.MatchResponse
+	(*CommitRequest)(nil),       // 29: espalier.v1.CommitRequest
+	(*CommitTerms)(nil),         // 30: espalier.v1.CommitTerms
+	(*Restore)(nil),             // 31: espalier.v1.Restore
+	(*DeleteLimit)(nil),         // 32: espalier.v1.DeleteLimit
+	(*CommitResponse)(nil),      // 33: espalier.v1.CommitResponse
+	(*DeleteSetRequest)(nil),    // 34: espalier.v1.DeleteSetRequest
+	(*DeleteSetResponse)(nil),   // 35: espalier.v1.DeleteSetResponse
+	(*CompactRequest)(nil),      // 36: espalier.v1.CompactRequest
+	(*CompactResponse)(nil),     // 37: espalier.v1.CompactResponse
+	(*CheckRequest)(nil),        // 38: espalier.v1.CheckRequest
+	(*CheckResponse)(nil),       // 39: espalier.v1.CheckResponse
+	(*CheckReport)(nil),         // 40: espalier.v1.CheckReport
 }
 var file_espalier_v1_espalier_proto_depIdxs = []int32{
 	2,  // 0: espalier.v1.Head.position:type_name -> espalier.v1.Position
@@ -2521,41 +2802,47 @@ var file_espalier_v1_espalier_proto_depIdxs = []int32{
 	17, // 16: espalier.v1.ListSetsResponse.sets:type_name -> espalier.v1.SetInfo
 	3,  // 17: espalier.v1.SetInfo.head:type_name -> espalier.v1.Head
 	3,  // 18: espalier.v1.GetHeadResponse.head:type_name -> espalier.v1.Head
-	27, // 19: espalier.v1.CommitRequest.terms:type_name -> espalier.v1.CommitTerms
-	2,  // 20: espalier.v1.CommitTerms.expect:type_name -> espalier.v1.Position
-	29, // 21: espalier.v1.CommitTerms.max_delete:type_name -> espalier.v1.DeleteLimit
-	28, // 22: espalier.v1.CommitTerms.restore:type_name -> espalier.v1.Restore
-	2,  // 23: espalier.v1.Restore.known:type_name -> espalier.v1.Position
-	3,  // 24: espalier.v1.CommitResponse.head:type_name -> espalier.v1.Head
-	37, // 25: espalier.v1.CheckResponse.report:type_name -> espalier.v1.CheckReport
-	3,  // 26: espalier.v1.CheckReport.head:type_name -> espalier.v1.Head
-	4,  // 27: espalier.v1.SyncService.Poll:input_type -> espalier.v1.PollRequest
-	8,  // 28: espalier.v1.SyncService.Pull:input_type -> espalier.v1.PullRequest
-	15, // 29: espalier.v1.OperatorService.ListSets:input_type -> espalier.v1.ListSetsRequest
-	18, // 30: espalier.v1.OperatorService.GetHead:input_type -> espalier.v1.GetHeadRequest
-	20, // 31: espalier.v1.OperatorService.GetObject:input_type -> espalier.v1.GetObjectRequest
-	22, // 32: espalier.v1.OperatorService.ListObjects:input_type -> espalier.v1.ListObjectsRequest
-	24, // 33: espalier.v1.OperatorService.Match:input_type -> espalier.v1.MatchRequest
-	26, // 34: espalier.v1.OperatorService.Commit:input_type -> espalier.v1.CommitRequest
-	31, // 35: espalier.v1.OperatorService.DeleteSet:input_type -> espalier.v1.DeleteSetRequest
-	33, // 36: espalier.v1.OperatorService.Compact:input_type -> espalier.v1.CompactRequest
-	35, // 37: espalier.v1.OperatorService.Check:input_type -> espalier.v1.CheckRequest
-	6,  // 38: espalier.v1.SyncService.Poll:output_type -> espalier.v1.PollResponse
-	10, // 39: espalier.v1.SyncService.Pull:output_type -> espalier.v1.PullResponse
-	16, // 40: espalier.v1.OperatorService.ListSets:output_type -> espalier.v1.ListSetsResponse
-	19, // 41: espalier.v1.OperatorService.GetHead:output_type -> espalier.v1.GetHeadResponse
-	21, // 42: espalier.v1.OperatorService.GetObject:output_type -> espalier.v1.GetObjectResponse
-	23, // 43: espalier.v1.OperatorService.ListObjects:output_type -> espalier.v1.ListObjectsResponse
-	25, // 44: espalier.v1.OperatorService.Match:output_type -> espalier.v1.MatchResponse
-	30, // 45: espalier.v1.OperatorService.Commit:output_type -> espalier.v1.CommitResponse
-	32, // 46: espalier.v1.OperatorService.DeleteSet:output_type -> espalier.v1.DeleteSetResponse
-	34, // 47: espalier.v1.OperatorService.Compact:output_type -> espalier.v1.CompactResponse
-	36, // 48: espalier.v1.OperatorService.Check:output_type -> espalier.v1.CheckResponse
-	38, // [38:49] is the sub-list for method output_type
-	27, // [27:38] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	22, // 19: espalier.v1.LogResponse.entries:type_name -> espalier.v1.LogEntry
+	2,  // 20: espalier.v1.LogEntry.position:type_name -> espalier.v1.Position
+	30, // 21: espalier.v1.CommitRequest.terms:type_name -> espalier.v1.CommitTerms
+	2,  // 22: espalier.v1.CommitTerms.expect:type_name -> espalier.v1.Position
+	32, // 23: espalier.v1.CommitTerms.max_delete:type_name -> espalier.v1.DeleteLimit
+	31, // 24: espalier.v1.CommitTerms.restore:type_name -> espalier.v1.Restore
+	2,  // 25: espalier.v1.Restore.known:type_name -> espalier.v1.Position
+	3,  // 26: espalier.v1.CommitResponse.head:type_name -> espalier.v1.Head
+	3,  // 27: espalier.v1.CommitResponse.replaced:type_name -> espalier.v1.Head
+	2,  // 28: espalier.v1.DeleteSetRequest.expect:type_name -> espalier.v1.Position
+	40, // 29: espalier.v1.CheckResponse.report:type_name -> espalier.v1.CheckReport
+	3,  // 30: espalier.v1.CheckReport.head:type_name -> espalier.v1.Head
+	4,  // 31: espalier.v1.SyncService.Poll:input_type -> espalier.v1.PollRequest
+	8,  // 32: espalier.v1.SyncService.Pull:input_type -> espalier.v1.PullRequest
+	15, // 33: espalier.v1.OperatorService.ListSets:input_type -> espalier.v1.ListSetsRequest
+	18, // 34: espalier.v1.OperatorService.GetHead:input_type -> espalier.v1.GetHeadRequest
+	20, // 35: espalier.v1.OperatorService.Log:input_type -> espalier.v1.LogRequest
+	23, // 36: espalier.v1.OperatorService.GetObject:input_type -> espalier.v1.GetObjectRequest
+	25, // 37: espalier.v1.OperatorService.ListObjects:input_type -> espalier.v1.ListObjectsRequest
+	27, // 38: espalier.v1.OperatorService.Match:input_type -> espalier.v1.MatchRequest
+	29, // 39: espalier.v1.OperatorService.Commit:input_type -> espalier.v1.CommitRequest
+	34, // 40: espalier.v1.OperatorService.DeleteSet:input_type -> espalier.v1.DeleteSetRequest
+	36, // 41: espalier.v1.OperatorService.Compact:input_type -> espalier.v1.CompactRequest
+	38, // 42: espalier.v1.OperatorService.Check:input_type -> espalier.v1.CheckRequest
+	6,  // 43: espalier.v1.SyncService.Poll:output_type -> espalier.v1.PollResponse
+	10, // 44: espalier.v1.SyncService.Pull:output_type -> espalier.v1.PullResponse
+	16, // 45: espalier.v1.OperatorService.ListSets:output_type -> espalier.v1.ListSetsResponse
+	19, // 46: espalier.v1.OperatorService.GetHead:output_type -> espalier.v1.GetHeadResponse
+	21, // 47: espalier.v1.OperatorService.Log:output_type -> espalier.v1.LogResponse
+	24, // 48: espalier.v1.OperatorService.GetObject:output_type -> espalier.v1.GetObjectResponse
+	26, // 49: espalier.v1.OperatorService.ListObjects:output_type -> espalier.v1.ListObjectsResponse
+	28, // 50: espalier.v1.OperatorService.Match:output_type -> espalier.v1.MatchResponse
+	33, // 51: espalier.v1.OperatorService.Commit:output_type -> espalier.v1.CommitResponse
+	35, // 52: espalier.v1.OperatorService.DeleteSet:output_type -> espalier.v1.DeleteSetResponse
+	37, // 53: espalier.v1.OperatorService.Compact:output_type -> espalier.v1.CompactResponse
+	39, // 54: espalier.v1.OperatorService.Check:output_type -> espalier.v1.CheckResponse
+	43, // [43:55] is the sub-list for method output_type
+	31, // [31:43] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_espalier_v1_espalier_proto_init() }
@@ -2580,7 +2867,7 @@ func file_espalier_v1_espalier_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_espalier_v1_espalier_proto_rawDesc), len(file_espalier_v1_espalier_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   36,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

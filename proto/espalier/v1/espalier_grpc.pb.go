@@ -172,6 +172,7 @@ var SyncService_ServiceDesc = grpc.ServiceDesc{
 const (
 	OperatorService_ListSets_FullMethodName    = "/espalier.v1.OperatorService/ListSets"
 	OperatorService_GetHead_FullMethodName     = "/espalier.v1.OperatorService/GetHead"
+	OperatorService_Log_FullMethodName         = "/espalier.v1.OperatorService/Log"
 	OperatorService_GetObject_FullMethodName   = "/espalier.v1.OperatorService/GetObject"
 	OperatorService_ListObjects_FullMethodName = "/espalier.v1.OperatorService/ListObjects"
 	OperatorService_Match_FullMethodName       = "/espalier.v1.OperatorService/Match"
@@ -187,8 +188,11 @@ const (
 //
 // OperatorService is what the people and programs need that publish sets.
 type OperatorServiceClient interface {
+	// ListSets lists the sets by name, a page at a time.
 	ListSets(ctx context.Context, in *ListSetsRequest, opts ...grpc.CallOption) (*ListSetsResponse, error)
 	GetHead(ctx context.Context, in *GetHeadRequest, opts ...grpc.CallOption) (*GetHeadResponse, error)
+	// Log streams the revisions that a set's journal tells of, the latest first.
+	Log(ctx context.Context, in *LogRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[LogResponse], error)
 	GetObject(ctx context.Context, in *GetObjectRequest, opts ...grpc.CallOption) (*GetObjectResponse, error)
 	// ListObjects streams the objects of a set in key order, without values.
 	ListObjects(ctx context.Context, in *ListObjectsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListObjectsResponse], error)
@@ -232,6 +236,25 @@ func (c *operatorServiceClient) GetHead(ctx context.Context, in *GetHeadRequest,
 	return out, nil
 }
 
+func (c *operatorServiceClient) Log(ctx context.Context, in *LogRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[LogResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &OperatorService_ServiceDesc.Streams[0], OperatorService_Log_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[LogRequest, LogResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type OperatorService_LogClient = grpc.ServerStreamingClient[LogResponse]
+
 func (c *operatorServiceClient) GetObject(ctx context.Context, in *GetObjectRequest, opts ...grpc.CallOption) (*GetObjectResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(GetObjectResponse)
@@ -244,7 +267,7 @@ func (c *operatorServiceClient) GetObject(ctx context.Context, in *GetObjectRequ
 
 func (c *operatorServiceClient) ListObjects(ctx context.Context, in *ListObjectsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListObjectsResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &OperatorService_ServiceDesc.Streams[0], OperatorService_ListObjects_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &OperatorService_ServiceDesc.Streams[1], OperatorService_ListObjects_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -263,7 +286,7 @@ type OperatorService_ListObjectsClient = grpc.ServerStreamingClient[ListObjectsR
 
 func (c *operatorServiceClient) Match(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[MatchRequest, MatchResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &OperatorService_ServiceDesc.Streams[1], OperatorService_Match_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &OperatorService_ServiceDesc.Streams[2], OperatorService_Match_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -276,7 +299,7 @@ type OperatorService_MatchClient = grpc.BidiStreamingClient[MatchRequest, MatchR
 
 func (c *operatorServiceClient) Commit(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[CommitRequest, CommitResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &OperatorService_ServiceDesc.Streams[2], OperatorService_Commit_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &OperatorService_ServiceDesc.Streams[3], OperatorService_Commit_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -309,7 +332,7 @@ func (c *operatorServiceClient) Compact(ctx context.Context, in *CompactRequest,
 
 func (c *operatorServiceClient) Check(ctx context.Context, in *CheckRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CheckResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &OperatorService_ServiceDesc.Streams[3], OperatorService_Check_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &OperatorService_ServiceDesc.Streams[4], OperatorService_Check_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -332,8 +355,11 @@ type OperatorService_CheckClient = grpc.ServerStreamingClient[CheckResponse]
 //
 // OperatorService is what the people and programs need that publish sets.
 type OperatorServiceServer interface {
+	// ListSets lists the sets by name, a page at a time.
 	ListSets(context.Context, *ListSetsRequest) (*ListSetsResponse, error)
 	GetHead(context.Context, *GetHeadRequest) (*GetHeadResponse, error)
+	// Log streams the revisions that a set's journal tells of, the latest first.
+	Log(*LogRequest, grpc.ServerStreamingServer[LogResponse]) error
 	GetObject(context.Context, *GetObjectRequest) (*GetObjectResponse, error)
 	// ListObjects streams the objects of a set in key order, without values.
 	ListObjects(*ListObjectsRequest, grpc.ServerStreamingServer[ListObjectsResponse]) error
@@ -362,6 +388,9 @@ func (UnimplementedOperatorServiceServer) ListSets(context.Context, *ListSetsReq
 }
 func (UnimplementedOperatorServiceServer) GetHead(context.Context, *GetHeadRequest) (*GetHeadResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetHead not implemented")
+}
+func (UnimplementedOperatorServiceServer) Log(*LogRequest, grpc.ServerStreamingServer[LogResponse]) error {
+	return status.Error(codes.Unimplemented, "method Log not implemented")
 }
 func (UnimplementedOperatorServiceServer) GetObject(context.Context, *GetObjectRequest) (*GetObjectResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetObject not implemented")
@@ -440,6 +469,17 @@ func _OperatorService_GetHead_Handler(srv interface{}, ctx context.Context, dec 
 	}
 	return interceptor(ctx, in, info, handler)
 }
+
+func _OperatorService_Log_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(LogRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(OperatorServiceServer).Log(m, &grpc.GenericServerStream[LogRequest, LogResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type OperatorService_LogServer = grpc.ServerStreamingServer[LogResponse]
 
 func _OperatorService_GetObject_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GetObjectRequest)
@@ -560,6 +600,11 @@ var OperatorService_ServiceDesc = grpc.ServiceDesc{
 		},
 	},
 	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Log",
+			Handler:       _OperatorService_Log_Handler,
+			ServerStreams: true,
+		},
 		{
 			StreamName:    "ListObjects",
 			Handler:       _OperatorService_ListObjects_Handler,
