@@ -116,6 +116,9 @@ func (u *upload) commit(ctx context.Context, changes *spool.Sorted) (*espalierv1
 		u.sum.Sum(c.Request.Digest[:0])
 	}
 	r, err := u.server.store.Commit(ctx, u.name, c)
+	if changed := r.Created+r.Updated+r.Deleted > 0 && !r.Replayed; changed || err != nil {
+		u.server.logChange(ctx, "commit", u.name, c.Why, r.Head, err, "created", r.Created, "updated", r.Updated, "deleted", r.Deleted)
+	}
 	return wire.ResultToWire(r), err
 }
 
@@ -127,5 +130,9 @@ func (u *upload) restore(ctx context.Context, objects *spool.Sorted) (*espalierv
 	}
 	r.Objects, r.Who = objects.All(), who(ctx)
 	restored, err := u.server.store.Restore(ctx, u.name, r)
+	if !r.DryRun {
+		u.server.logChange(ctx, "restore", u.name, r.Why, restored.Head, err, "replaced", restored.Replaced.Number,
+			"created", restored.Created, "updated", restored.Updated, "deleted", restored.Deleted)
+	}
 	return wire.RestoredToWire(restored), err
 }

@@ -2,10 +2,37 @@ package server
 
 import (
 	"context"
+	"fmt"
+	"log/slog"
+	"maps"
 	"net"
+	"strings"
+	"sync"
+	"time"
 
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+
+	"espalier/internal/desired"
+	espalierv1 "espalier/proto/espalier/v1"
 )
+
+// What the log says of a set, it says in these fields: set, epoch, revision,
+// who, why, error.
+
+// logChange says in one line how a call that changes a set ended, and what head
+// the set has, or had.
+func (s *Server) logChange(ctx context.Context, call string, set desired.Name, why string, head desired.Head, err error, more ...any) {
+	switch {
+	case err == nil:
+		args := []any{"set", set, "epoch", head.Epoch.String(), "revision", head.Number, "who", who(ctx), "why", why}
+		s.log.Info(call, append(args, more...)...)
+	case ctx.Err() == nil: // or the caller gave up
+		s.log.Warn(call+" refused", "set", set, "who", who(ctx), "why", why, "error", err)
+	}
+}
 
 // who returns who makes a call: the address of its machine, until peers prove
 // more of themselves.
@@ -19,4 +46,100 @@ func who(ctx context.Context) string {
 		return p.Addr.String()
 	}
 	return host
+}
+
+// logPoll says which polls are not answered as an agent would like.
+func (s *Server) logPoll(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	resp, err := handler(ctx, req)
+	poll, ok := req.(*espalierv1.PollRequest)
+	if !ok {
+		return resp, err
+	}
+	if err != nil {
+		s.logRefused(ctx, "poll refused", err)
+		return resp, err
+	}
+	for _, a := range resp.(*espalierv1.PollResponse).GetSets() {
+		if a.GetStatus() == espalierv1.SetAnswer_STATUS_UNKNOWN {
+			s.log.Warn("an agent asks for a set that doesn't exist", "set", poll.GetSets()[a.GetIndex()].GetName(), "who", who(ctx))
+		}
+	}
+	return resp, nil
+}
+
+// logPull says which pulls end in an error of the server's.
+func (s *Server) logPull(server any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	err := handler(server, stream)
+	if err != nil && info.FullMethod == espalierv1.SyncService_Pull_FullMethodName {
+		s.logRefused(stream.Context(), "pull refused", err)
+	}
+	return err
+}
+
+func (s *Server) logRefused(ctx context.Context, message string, err error) {
+	if code := status.Code(err); code != codes.Canceled && code != codes.Unavailable && ctx.Err() == nil { // a connection that broke is none
+		s.log.Warn(message, "who", who(ctx), "error", status.Convert(err).Message())
+	}
+}
+
+// sparse is a handler that says a warning or error once in QuietTime, and no
+// more than MaxWarnings different ones: peers repeat themselves.
+type sparse struct {
+	slog.Handler
+	context string // what WithAttrs and WithGroup added
+	said    *said
+}
+
+// newSparse returns a logger that says what l does, but sparsely.
+func newSparse(l *slog.Logger) *slog.Logger {
+	return slog.New(sparse{Handler: l.Handler(), said: &said{until: map[string]time.Time{}}})
+}
+
+func (h sparse) Handle(ctx context.Context, r slog.Record) error {
+	if r.Level >= slog.LevelWarn && !h.said.first(h.context+textOf(r), r.Time) {
+		return nil
+	}
+	return h.Handler.Handle(ctx, r)
+}
+
+func (h sparse) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return sparse{h.Handler.WithAttrs(attrs), h.context + fmt.Sprint(attrs), h.said}
+}
+
+func (h sparse) WithGroup(name string) slog.Handler {
+	return sparse{h.Handler.WithGroup(name), h.context + name, h.said}
+}
+
+// textOf returns all that a record says but when.
+func textOf(r slog.Record) string {
+	var b strings.Builder
+	b.WriteString(r.Message)
+	r.Attrs(func(a slog.Attr) bool {
+		fmt.Fprintf(&b, " %s", a)
+		return true
+	})
+	return b.String()
+}
+
+// said remembers what was said of late.
+type said struct {
+	mu    sync.Mutex
+	until map[string]time.Time // by text: when it may be said again
+}
+
+// first reports whether there is room to say text, and it was not said of late.
+func (s *said) first(text string, now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if now.Before(s.until[text]) {
+		return false
+	}
+	if len(s.until) >= MaxWarnings {
+		maps.DeleteFunc(s.until, func(_ string, until time.Time) bool { return !now.Before(until) })
+		if len(s.until) >= MaxWarnings {
+			return false
+		}
+	}
+	s.until[text] = now.Add(QuietTime)
+	return true
 }

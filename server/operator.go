@@ -154,9 +154,15 @@ func match(s *store.Snapshot, seed uint64, changes []desired.Change, states []by
 
 func (o operatorService) DeleteSet(ctx context.Context, req *espalierv1.DeleteSetRequest) (*espalierv1.DeleteSetResponse, error) {
 	name, err := desired.ParseName(req.GetSet())
-	if err == nil {
-		err = o.server.store.Delete(ctx, name)
+	if err != nil {
+		return nil, wire.ToStatus(err)
 	}
+	expect, err := wire.ExpectFromWire(req.GetExpect())
+	if err != nil {
+		return nil, wire.ToStatus(err)
+	}
+	left, err := o.server.store.DeleteAt(ctx, name, expect)
+	o.server.logChange(ctx, "delete set", name, req.GetWhy(), left, err)
 	return &espalierv1.DeleteSetResponse{}, wire.ToStatus(err)
 }
 

@@ -53,14 +53,14 @@ type Server struct {
 func New(s *store.Store, o Options) *Server {
 	o.PollInterval = cmp.Or(o.PollInterval, DefaultPollInterval)
 	o.ScrubBytes = cmp.Or(o.ScrubBytes, DefaultScrubBytes)
-	return &Server{store: s, options: o, log: cmp.Or(o.Logger, slog.Default()), codec: delta.NewCodec()}
+	return &Server{store: s, options: o, log: newSparse(cmp.Or(o.Logger, slog.Default())), codec: delta.NewCodec()}
 }
 
 // Run serves on l until ctx is done, and then lets calls under way finish for
 // up to StopTimeout. It returns once everything has stopped, nil after a clean
 // stop; l is closed.
 func (s *Server) Run(ctx context.Context, l net.Listener) error {
-	g := grpc.NewServer(serverOptions()...)
+	g := grpc.NewServer(s.serverOptions()...)
 	espalierv1.RegisterSyncServiceServer(g, syncService{server: s})
 	espalierv1.RegisterOperatorServiceServer(g, operatorService{server: s})
 	state := health.NewServer()
@@ -109,8 +109,10 @@ func (s *Server) scrub(ctx context.Context) error {
 	return nil
 }
 
-func serverOptions() []grpc.ServerOption {
+func (s *Server) serverOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
+		grpc.UnaryInterceptor(s.logPoll),
+		grpc.StreamInterceptor(s.logPull),
 		grpc.StaticStreamWindowSize(StreamWindow),
 		grpc.StaticConnWindowSize(ConnWindow),
 		grpc.MaxRecvMsgSize(delta.MaxMessageBytes),

@@ -21,38 +21,35 @@ func newSalt() uint64 {
 // Delete deletes the set, quarantined or not, and retires its epoch: a later
 // set of the name begins another one, which follows it.
 func (s *Store) Delete(ctx context.Context, name desired.Name) error {
-	return s.delete(ctx, name, nil)
+	_, err := s.DeleteAt(ctx, name, nil)
+	return err
 }
 
-// DeleteAt is Delete of a set that is at that revision; of another, it returns
-// an error that matches ErrConflict. A zero epoch stands for the current one.
-func (s *Store) DeleteAt(ctx context.Context, name desired.Name, at desired.Position) error {
-	return s.delete(ctx, name, &at)
-}
-
-func (s *Store) delete(ctx context.Context, name desired.Name, at *desired.Position) error {
+// DeleteAt is Delete of a set that has to be at that revision, as a Commit
+// expects it; nil: any. It returns the head that the set had.
+func (s *Store) DeleteAt(ctx context.Context, name desired.Name, at *desired.Position) (desired.Head, error) {
 	set, err := s.hold(name)
 	if err != nil {
-		return err
+		return desired.Head{}, err
 	}
 	defer s.letGo(set)
 	if err := set.lock(ctx); err != nil {
-		return err
+		return desired.Head{}, err
 	}
 	defer set.unlock()
 	st := set.state.Load()
 	if st == nil {
-		return fmt.Errorf("%w: %s", ErrNotFound, name)
+		return desired.Head{}, fmt.Errorf("%w: %s", ErrNotFound, name)
 	}
 	if err := expect(at, st.head); err != nil {
-		return fmt.Errorf("delete %s: %w", name, err)
+		return desired.Head{}, fmt.Errorf("delete %s: %w", name, err)
 	}
 	if !st.head.Epoch.IsZero() { // else its file could not even be read, and fleet.db knows best
 		if err := s.fleet.note(name, epochsOf(st.head)); err != nil {
-			return fmt.Errorf("retire the epoch of %s: %w", name, err)
+			return desired.Head{}, fmt.Errorf("retire the epoch of %s: %w", name, err)
 		}
 	}
-	return set.slot.exclusively(func() error {
+	return st.head, set.slot.exclusively(func() error {
 		err := removeFile(set.path)
 		if _, there := os.Lstat(set.path); err != nil && there == nil {
 			return err

@@ -145,14 +145,14 @@ func TestDeleteAt(t *testing.T) {
 	s := openStore(t, t.TempDir(), quiet)
 	head := commit(t, s, "set", numbered(3, "1")).Head
 	for _, at := range []desired.Position{{}, {Number: 2}, {Epoch: desired.NewEpoch(), Number: 1}} {
-		if err := s.DeleteAt(t.Context(), "set", at); !errors.Is(err, store.ErrConflict) {
+		if _, err := s.DeleteAt(t.Context(), "set", &at); !errors.Is(err, store.ErrConflict) {
 			t.Errorf("DeleteAt(%v) = %v, want %v", at, err, store.ErrConflict)
 		}
 	}
-	if err := s.DeleteAt(t.Context(), "set", head.Position); err != nil {
-		t.Error(err)
+	if left, err := s.DeleteAt(t.Context(), "set", &head.Position); err != nil || left.Position != head.Position {
+		t.Errorf("DeleteAt = %v, %v, want %v", left.Position, err, head.Position)
 	}
-	if err := s.DeleteAt(t.Context(), "set", head.Position); !errors.Is(err, store.ErrNotFound) {
+	if _, err := s.DeleteAt(t.Context(), "set", &head.Position); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("DeleteAt of what is gone = %v, want %v", err, store.ErrNotFound)
 	}
 }

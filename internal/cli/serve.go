@@ -60,13 +60,14 @@ func (a *app) serve(ctx context.Context, data, listen string, interval time.Dura
 		_ = s.Close()
 		return fmt.Errorf("listen: %w", err)
 	}
-	sets := 0
-	for _, h := range s.Heads() {
-		if sets++; h.Err != nil {
-			log.Error("a set is quarantined; the others are served", "set", h.Name, "error", h.Err)
+	heads := s.Heads()
+	quarantined := 0 // of which the store has told
+	for _, h := range heads {
+		if h.Err != nil {
+			quarantined++
 		}
 	}
-	log.Info("serving", "address", l.Addr(), "data", data, "sets", sets)
+	log.Info("serving", "address", l.Addr(), "data", data, "sets", len(heads), "quarantined", quarantined)
 	err = server.New(s, server.Options{Logger: log, PollInterval: interval, ScratchDir: data}).Run(ctx, l)
 	log.Info("stopped")
 	return errors.Join(err, s.Close())
