@@ -30,6 +30,9 @@ const (
 	// MaxUploadInMemory is how much of a commit's changes is gathered in memory;
 	// a larger commit is put on disk until it is whole.
 	MaxUploadInMemory = 4 << 20
+	// MaxListedSets is how many sets one answer lists, and so far from what a
+	// message may hold, with what is wrong with each.
+	MaxListedSets = 1000
 	// QuietTime is how long a warning isn't repeated, MaxWarnings how many
 	// different ones are said in it: a fleet that asks for sets that don't exist
 	// would fill a disk.

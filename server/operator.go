@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"sync"
 
 	"espalier/internal/delta"
@@ -20,16 +21,21 @@ type operatorService struct {
 	server *Server
 }
 
-func (o operatorService) ListSets(context.Context, *espalierv1.ListSetsRequest) (*espalierv1.ListSetsResponse, error) {
+// ListSets answers from the heads in memory.
+func (o operatorService) ListSets(_ context.Context, req *espalierv1.ListSetsRequest) (*espalierv1.ListSetsResponse, error) {
+	limit := math.MaxInt
+	if req.GetLimit() > 0 {
+		limit = int(min(req.GetLimit(), MaxListedSets))
+	}
 	resp := &espalierv1.ListSetsResponse{}
 	for _, h := range o.server.store.Heads() {
-		info := &espalierv1.SetInfo{Name: string(h.Name)}
-		if h.Err != nil {
-			info.Error = h.Err.Error()
-		} else {
-			info.Head = wire.HeadToWire(h.Head)
+		if string(h.Name) <= req.GetAfter() {
+			continue
 		}
-		resp.Sets = append(resp.Sets, info)
+		if resp.More = len(resp.Sets) == limit; resp.More {
+			break
+		}
+		resp.Sets = append(resp.Sets, wire.SetToWire(h))
 	}
 	return resp, nil
 }
@@ -163,7 +169,11 @@ func (o operatorService) DeleteSet(ctx context.Context, req *espalierv1.DeleteSe
 	}
 	left, err := o.server.store.DeleteAt(ctx, name, expect)
 	o.server.logChange(ctx, "delete set", name, req.GetWhy(), left, err)
-	return &espalierv1.DeleteSetResponse{}, wire.ToStatus(err)
+	resp := &espalierv1.DeleteSetResponse{}
+	if !left.Epoch.IsZero() {
+		resp.Head = wire.HeadToWire(left)
+	}
+	return resp, wire.ToStatus(err)
 }
 
 func (o operatorService) Compact(ctx context.Context, req *espalierv1.CompactRequest) (*espalierv1.CompactResponse, error) {

@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -38,6 +39,14 @@ func TestDamagedFiles(t *testing.T) {
 			must(t, nil, "", server.at("set", "good", "a", "b")...)
 			if r := espalier(t, "", server.at("check", "bad")...); r.status == 0 || !strings.Contains(r.stderr, "bad") {
 				t.Errorf("check of the damaged set: %+v", r)
+			}
+			r := must(t, nil, "", server.at("sets")...)
+			if rows := strings.Split(r.stdout, "\n"); !regexp.MustCompile(`^bad {2,}set bad is quarantined`).MatchString(rows[1]) ||
+				!regexp.MustCompile(`^good +2 +3,001 +.* [0-9a-f]{16}$`).MatchString(rows[2]) {
+				t.Errorf("sets:\n%s", r.stdout)
+			}
+			if r := espalier(t, "", server.at("sets", "delete", "bad")...); r.status != 3 || !strings.Contains(r.stderr, "--yes") {
+				t.Errorf("sets delete of the damaged set: %+v", r)
 			}
 			if r := espalier(t, "", server.at("restore", "bad", backup)...); r.status != 3 || !strings.Contains(r.stderr, "100%") {
 				t.Errorf("restore of what can't be counted: %+v", r)

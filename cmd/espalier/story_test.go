@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -91,7 +92,20 @@ func TestStory(t *testing.T) {
 	must(t, nil, "", "restore", "web-01", backup+"2", "--data", data)
 
 	server = serve(t, data)
-	must(t, nil, "", server.at("sets", "delete", "web-01")...)
+	if r := espalier(t, "", server.at("sets", "delete", "web-01")...); r.status != 3 || !strings.Contains(r.stderr, "5,000 objects") {
+		t.Fatalf("sets delete of what nobody has confirmed: %+v", r)
+	}
+	if r := espalier(t, "", server.at("sets", "delete", "web-01", "--expect", "1")...); r.status != 3 {
+		t.Fatalf("sets delete of another revision: %+v", r)
+	}
+	must(t, &head, "", server.at("head", "web-01")...)
+	must(t, &c, "", server.at("sets", "delete", "web-01", "--expect", fmt.Sprint(head.Revision), "-m", "the end")...)
+	if c.Objects != 5000 || c.Revision != head.Revision {
+		t.Fatalf("sets delete: %+v", c)
+	}
+	if r := espalier(t, "", server.at("sets", "delete", "web-01")...); r.status != 1 {
+		t.Fatalf("sets delete of what is gone: %+v", r)
+	}
 	if r := espalier(t, "", server.at("head", "web-01")...); r.status != 1 {
 		t.Fatalf("head of a deleted set: %+v", r)
 	}

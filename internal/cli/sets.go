@@ -1,12 +1,21 @@
 package cli
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"strings"
+	"unicode"
 
+	"github.com/jedib0t/go-pretty/v6/table"
+	"github.com/jedib0t/go-pretty/v6/text"
 	"github.com/spf13/cobra"
 
+	"espalier/internal/delta"
+	"espalier/internal/desired"
 	"espalier/internal/wire"
 	espalierv1 "espalier/proto/espalier/v1"
+	"espalier/store"
 )
 
 func (a *app) headCommand() *cobra.Command {
@@ -46,61 +55,82 @@ func (a *app) setsCommand() *cobra.Command {
 		Use:   "sets",
 		Short: "List the sets; 'sets delete SET' deletes one",
 		Args:  exactArgs(),
-		RunE: func(c *cobra.Command, _ []string) error {
-			return a.remote.operate(func(client espalierv1.OperatorServiceClient) error {
-				resp, err := client.ListSets(c.Context(), &espalierv1.ListSetsRequest{})
-				if err != nil {
-					return wire.FromStatus(err)
-				}
-				return a.printSets(resp.GetSets())
-			})
-		},
+		RunE:  func(c *cobra.Command, _ []string) error { return a.sets(c.Context()) },
 	}
 	a.remote.addFlags(c)
 	c.AddCommand(a.deleteSetCommand())
 	return c
 }
 
-func (a *app) printSets(sets []*espalierv1.SetInfo) error {
-	type document struct {
-		headDocument
-		Error string `json:"error,omitempty"`
+func (a *app) sets(ctx context.Context) error {
+	if a.output == "json" {
+		return a.eachSet(ctx, func(h store.NamedHead) error {
+			d := struct {
+				headDocument
+				Error string `json:"error,omitempty"`
+			}{headDocument: headOf(h.Name, h.Head)}
+			if h.Err != nil {
+				d.headDocument, d.Error = headDocument{Set: h.Name}, h.Err.Error()
+			}
+			return a.document(d)
+		})
 	}
-	t := a.table("SET", "REVISION", "OBJECTS", "SIZE", "ROOT", "")
-	for _, s := range sets {
-		name, err := setName(s.GetName())
-		if err != nil {
-			return err
+	t := a.table("SET", "REVISION", "OBJECTS", "SIZE", "ROOT", "PROBLEM")
+	numbers(t, 2, 3, 4)
+	err := a.eachSet(ctx, func(h store.NamedHead) error {
+		if h.Err != nil {
+			t.AppendRow([]any{h.Name, "", "", "", "", printable(h.Err.Error())})
+		} else {
+			t.AppendRow([]any{h.Name, h.Head.Number, grouped(h.Head.Objects), size(h.Head.Bytes), h.Head.Root.String()[:16], ""})
 		}
-		d := document{headDocument: headDocument{Set: name}, Error: s.GetError()}
-		if s.GetError() == "" {
-			head, err := wire.HeadFromWire(s.GetHead())
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return a.printTable(t)
+}
+
+// setsPage is how many sets are asked for at once.
+const setsPage = 1000
+
+// eachSet calls fn with each set, by name, as the server lists them.
+func (a *app) eachSet(ctx context.Context, fn func(store.NamedHead) error) error {
+	return a.remote.operate(func(client espalierv1.OperatorServiceClient) error {
+		req := &espalierv1.ListSetsRequest{Limit: setsPage}
+		for {
+			resp, err := client.ListSets(ctx, req)
 			if err != nil {
-				return err
+				return wire.FromStatus(err)
 			}
-			d.headDocument = headOf(name, head)
-		}
-		if a.output == "json" {
-			if err := a.document(d); err != nil {
-				return err
+			for _, s := range resp.GetSets() {
+				h, err := wire.SetFromWire(s)
+				if err != nil {
+					return err
+				}
+				if string(h.Name) <= req.After {
+					return fmt.Errorf("%w: set %s is listed after %s", delta.ErrProtocol, h.Name, req.After)
+				}
+				req.After = string(h.Name)
+				if err := fn(h); err != nil {
+					return err
+				}
 			}
-			continue
+			if !resp.GetMore() {
+				return nil
+			}
+			if len(resp.GetSets()) == 0 {
+				return fmt.Errorf("%w: a page without sets", delta.ErrProtocol)
+			}
 		}
-		if d.Error != "" {
-			t.AppendRow([]any{name, "", "", "", "", d.Error})
-			continue
-		}
-		t.AppendRow([]any{name, d.Revision, grouped(d.Objects), size(d.Bytes), d.Root[:16], ""})
-	}
-	if a.output != "json" {
-		t.Render()
-	}
-	return nil
+	})
 }
 
 func (a *app) deleteSetCommand() *cobra.Command {
+	var expect, why string
+	var yes bool
 	c := &cobra.Command{
-		Use:   "delete SET",
+		Use:   "delete SET --expect REV | --yes",
 		Short: "Delete a set; agents that mirror it keep enforcing what they have",
 		Args:  exactArgs("SET"),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -108,16 +138,89 @@ func (a *app) deleteSetCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			at, err := parseExpect(expect)
+			if err != nil {
+				return err
+			}
 			return a.remote.operate(func(client espalierv1.OperatorServiceClient) error {
-				_, err := client.DeleteSet(c.Context(), &espalierv1.DeleteSetRequest{Set: string(name)})
+				if at == nil && !yes {
+					return holdBack(c.Context(), client, name)
+				}
+				req := &espalierv1.DeleteSetRequest{Set: string(name), Why: why, Expect: wire.ExpectToWire(at)}
+				resp, err := client.DeleteSet(c.Context(), req)
 				if err != nil {
 					return wire.FromStatus(err)
 				}
-				fmt.Fprintf(a.Err, "deleted set %s\n", name)
-				return nil
+				return a.printDeleted(name, resp.GetHead())
 			})
 		},
 	}
+	c.Flags().StringVar(&expect, "expect", "", "delete it if it is at this revision: a number, or epoch:number")
+	c.Flags().BoolVar(&yes, "yes", false, "delete it whatever it holds")
+	c.Flags().StringVarP(&why, "message", "m", "", "why, for the server's log")
 	a.remote.addFlags(c)
 	return c
+}
+
+// holdBack refuses to delete a set that nobody has confirmed, and says what is
+// at stake.
+func holdBack(ctx context.Context, client espalierv1.OperatorServiceClient, name desired.Name) error {
+	resp, err := client.GetHead(ctx, &espalierv1.GetHeadRequest{Set: string(name)})
+	if err = wire.FromStatus(err); errors.Is(err, store.ErrQuarantined) {
+		return refused{fmt.Errorf("%w; nothing was deleted; pass --yes to delete it all the same", err)}
+	}
+	if err != nil {
+		return err
+	}
+	head, err := wire.HeadFromWire(resp.GetHead())
+	if err != nil {
+		return err
+	}
+	return refused{fmt.Errorf("set %s holds %s objects at revision %d; nothing was deleted; "+
+		"pass --expect %d to delete it as it is, or --yes to delete it whatever it holds",
+		name, grouped(head.Objects), head.Number, head.Number)}
+}
+
+// printDeleted says what head a set had that is deleted; nil: it wasn't to be
+// read.
+func (a *app) printDeleted(name desired.Name, m *espalierv1.Head) (err error) {
+	var head desired.Head
+	if m != nil {
+		if head, err = wire.HeadFromWire(m); err != nil {
+			return err
+		}
+	}
+	if a.output == "json" {
+		return a.document(headOf(name, head))
+	}
+	_, err = fmt.Fprintf(a.Out, "deleted set %s, %s objects at revision %d\n", name, grouped(head.Objects), head.Number)
+	return err
+}
+
+// numbers aligns the columns of those numbers to the right.
+func numbers(t table.Writer, columns ...int) {
+	configs := make([]table.ColumnConfig, len(columns))
+	for i, n := range columns {
+		configs[i] = table.ColumnConfig{Number: n, Align: text.AlignRight, AlignHeader: text.AlignRight}
+	}
+	t.SetColumnConfigs(configs)
+}
+
+// printTable prints a table, without the columns that are empty.
+func (a *app) printTable(t table.Writer) error {
+	t.SetOutputMirror(nil)
+	t.SuppressEmptyColumns()
+	t.SuppressTrailingSpaces()
+	_, err := fmt.Fprintln(a.Out, t.Render())
+	return err
+}
+
+// printable returns text of another's as one line that leaves a terminal alone.
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return ' '
+	}, text)
 }

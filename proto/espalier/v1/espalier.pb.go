@@ -2232,6 +2232,7 @@ func (x *DeleteSetRequest) GetExpect() *Position {
 
 type DeleteSetResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	Head          *Head                  `protobuf:"bytes,1,opt,name=head,proto3" json:"head,omitempty"` // that the set had; absent: it could not be read
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2264,6 +2265,13 @@ func (x *DeleteSetResponse) ProtoReflect() protoreflect.Message {
 // Deprecated: Use DeleteSetResponse.ProtoReflect.Descriptor instead.
 func (*DeleteSetResponse) Descriptor() ([]byte, []int) {
 	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *DeleteSetResponse) GetHead() *Head {
+	if x != nil {
+		return x.Head
+	}
+	return nil
 }
 
 type CompactRequest struct {
@@ -2685,8 +2693,9 @@ const file_espalier_v1_espalier_proto_rawDesc = "" +
 	"\x10DeleteSetRequest\x12\x10\n" +
 	"\x03set\x18\x01 \x01(\tR\x03set\x12\x10\n" +
 	"\x03why\x18\x02 \x01(\tR\x03why\x12-\n" +
-	"\x06expect\x18\x03 \x01(\v2\x15.espalier.v1.PositionR\x06expect\"\x13\n" +
-	"\x11DeleteSetResponse\"E\n" +
+	"\x06expect\x18\x03 \x01(\v2\x15.espalier.v1.PositionR\x06expect\":\n" +
+	"\x11DeleteSetResponse\x12%\n" +
+	"\x04head\x18\x01 \x01(\v2\x11.espalier.v1.HeadR\x04head\"E\n" +
 	"\x0eCompactRequest\x12\x10\n" +
 	"\x03set\x18\x01 \x01(\tR\x03set\x12!\n" +
 	"\fdrop_history\x18\x02 \x01(\bR\vdropHistory\"U\n" +
@@ -2812,37 +2821,38 @@ var file_espalier_v1_espalier_proto_depIdxs = []int32{
 	3,  // 26: espalier.v1.CommitResponse.head:type_name -> espalier.v1.Head
 	3,  // 27: espalier.v1.CommitResponse.replaced:type_name -> espalier.v1.Head
 	2,  // 28: espalier.v1.DeleteSetRequest.expect:type_name -> espalier.v1.Position
-	40, // 29: espalier.v1.CheckResponse.report:type_name -> espalier.v1.CheckReport
-	3,  // 30: espalier.v1.CheckReport.head:type_name -> espalier.v1.Head
-	4,  // 31: espalier.v1.SyncService.Poll:input_type -> espalier.v1.PollRequest
-	8,  // 32: espalier.v1.SyncService.Pull:input_type -> espalier.v1.PullRequest
-	15, // 33: espalier.v1.OperatorService.ListSets:input_type -> espalier.v1.ListSetsRequest
-	18, // 34: espalier.v1.OperatorService.GetHead:input_type -> espalier.v1.GetHeadRequest
-	20, // 35: espalier.v1.OperatorService.Log:input_type -> espalier.v1.LogRequest
-	23, // 36: espalier.v1.OperatorService.GetObject:input_type -> espalier.v1.GetObjectRequest
-	25, // 37: espalier.v1.OperatorService.ListObjects:input_type -> espalier.v1.ListObjectsRequest
-	27, // 38: espalier.v1.OperatorService.Match:input_type -> espalier.v1.MatchRequest
-	29, // 39: espalier.v1.OperatorService.Commit:input_type -> espalier.v1.CommitRequest
-	34, // 40: espalier.v1.OperatorService.DeleteSet:input_type -> espalier.v1.DeleteSetRequest
-	36, // 41: espalier.v1.OperatorService.Compact:input_type -> espalier.v1.CompactRequest
-	38, // 42: espalier.v1.OperatorService.Check:input_type -> espalier.v1.CheckRequest
-	6,  // 43: espalier.v1.SyncService.Poll:output_type -> espalier.v1.PollResponse
-	10, // 44: espalier.v1.SyncService.Pull:output_type -> espalier.v1.PullResponse
-	16, // 45: espalier.v1.OperatorService.ListSets:output_type -> espalier.v1.ListSetsResponse
-	19, // 46: espalier.v1.OperatorService.GetHead:output_type -> espalier.v1.GetHeadResponse
-	21, // 47: espalier.v1.OperatorService.Log:output_type -> espalier.v1.LogResponse
-	24, // 48: espalier.v1.OperatorService.GetObject:output_type -> espalier.v1.GetObjectResponse
-	26, // 49: espalier.v1.OperatorService.ListObjects:output_type -> espalier.v1.ListObjectsResponse
-	28, // 50: espalier.v1.OperatorService.Match:output_type -> espalier.v1.MatchResponse
-	33, // 51: espalier.v1.OperatorService.Commit:output_type -> espalier.v1.CommitResponse
-	35, // 52: espalier.v1.OperatorService.DeleteSet:output_type -> espalier.v1.DeleteSetResponse
-	37, // 53: espalier.v1.OperatorService.Compact:output_type -> espalier.v1.CompactResponse
-	39, // 54: espalier.v1.OperatorService.Check:output_type -> espalier.v1.CheckResponse
-	43, // [43:55] is the sub-list for method output_type
-	31, // [31:43] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	3,  // 29: espalier.v1.DeleteSetResponse.head:type_name -> espalier.v1.Head
+	40, // 30: espalier.v1.CheckResponse.report:type_name -> espalier.v1.CheckReport
+	3,  // 31: espalier.v1.CheckReport.head:type_name -> espalier.v1.Head
+	4,  // 32: espalier.v1.SyncService.Poll:input_type -> espalier.v1.PollRequest
+	8,  // 33: espalier.v1.SyncService.Pull:input_type -> espalier.v1.PullRequest
+	15, // 34: espalier.v1.OperatorService.ListSets:input_type -> espalier.v1.ListSetsRequest
+	18, // 35: espalier.v1.OperatorService.GetHead:input_type -> espalier.v1.GetHeadRequest
+	20, // 36: espalier.v1.OperatorService.Log:input_type -> espalier.v1.LogRequest
+	23, // 37: espalier.v1.OperatorService.GetObject:input_type -> espalier.v1.GetObjectRequest
+	25, // 38: espalier.v1.OperatorService.ListObjects:input_type -> espalier.v1.ListObjectsRequest
+	27, // 39: espalier.v1.OperatorService.Match:input_type -> espalier.v1.MatchRequest
+	29, // 40: espalier.v1.OperatorService.Commit:input_type -> espalier.v1.CommitRequest
+	34, // 41: espalier.v1.OperatorService.DeleteSet:input_type -> espalier.v1.DeleteSetRequest
+	36, // 42: espalier.v1.OperatorService.Compact:input_type -> espalier.v1.CompactRequest
+	38, // 43: espalier.v1.OperatorService.Check:input_type -> espalier.v1.CheckRequest
+	6,  // 44: espalier.v1.SyncService.Poll:output_type -> espalier.v1.PollResponse
+	10, // 45: espalier.v1.SyncService.Pull:output_type -> espalier.v1.PullResponse
+	16, // 46: espalier.v1.OperatorService.ListSets:output_type -> espalier.v1.ListSetsResponse
+	19, // 47: espalier.v1.OperatorService.GetHead:output_type -> espalier.v1.GetHeadResponse
+	21, // 48: espalier.v1.OperatorService.Log:output_type -> espalier.v1.LogResponse
+	24, // 49: espalier.v1.OperatorService.GetObject:output_type -> espalier.v1.GetObjectResponse
+	26, // 50: espalier.v1.OperatorService.ListObjects:output_type -> espalier.v1.ListObjectsResponse
+	28, // 51: espalier.v1.OperatorService.Match:output_type -> espalier.v1.MatchResponse
+	33, // 52: espalier.v1.OperatorService.Commit:output_type -> espalier.v1.CommitResponse
+	35, // 53: espalier.v1.OperatorService.DeleteSet:output_type -> espalier.v1.DeleteSetResponse
+	37, // 54: espalier.v1.OperatorService.Compact:output_type -> espalier.v1.CompactResponse
+	39, // 55: espalier.v1.OperatorService.Check:output_type -> espalier.v1.CheckResponse
+	44, // [44:56] is the sub-list for method output_type
+	32, // [32:44] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_espalier_v1_espalier_proto_init() }
