@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -81,5 +82,38 @@ func TestRestore(t *testing.T) {
 			must(t, nil, "", server.at("apply", "web-01", "-f", write(t, dir, 100, 1), "--max-delete", "100%", "--prune")...)
 			must(t, &before, "", server.at("head", "web-01")...)
 		}
+	}
+}
+
+// TestBackupLeftOver backs up where a backup was killed: what it left goes.
+func TestBackupLeftOver(t *testing.T) {
+	dir := t.TempDir()
+	data := filepath.Join(dir, "server")
+	server := serve(t, data)
+	must(t, nil, "", server.at("apply", "s", "-f", write(t, dir, 100, 1))...)
+	backup := func(name string, place ...string) {
+		t.Helper()
+		folder := filepath.Join(dir, name)
+		left := filepath.Join(folder, ".espalier-backup-file", "new", "sets")
+		if err := os.MkdirAll(left, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range []string{"s.db", "s.db.floor", "s.db.staging"} {
+			if err := os.WriteFile(filepath.Join(left, f), []byte("half of it"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var head commit
+		must(t, &head, "", append([]string{"backup", "s", filepath.Join(folder, "file")}, place...)...)
+		if files, err := os.ReadDir(folder); err != nil || len(files) != 1 || head.Objects != 100 {
+			t.Errorf("%s: %+v, %v, %v, want the backup alone", name, head, files, err)
+		}
+	}
+	backup("online", server.at()...)
+	server.kill(syscall.SIGTERM)
+	backup("offline", "--data", data)
+	r := espalier(t, "", "backup", "s", filepath.Join(dir, "nowhere", "file"), "--data", data)
+	if r.status != 1 || !strings.Contains(r.stderr, "no such file") {
+		t.Errorf("backup to no folder: %+v", r)
 	}
 }

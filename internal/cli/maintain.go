@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -123,25 +124,32 @@ type checkDocument struct {
 
 // printCheck ends with an error if anything was found.
 func (a *app) printCheck(d checkDocument) error {
+	say := a.sayCheck
 	if a.output == "json" {
-		if err := a.document(d); err != nil {
-			return err
-		}
-	} else {
-		for _, detail := range d.Details {
-			fmt.Fprintln(a.Out, detail)
-		}
-		if more := d.Problems - uint64(len(d.Details)); more > 0 {
-			fmt.Fprintf(a.Out, "and %s more\n", grouped(more))
-		}
+		say = func(d checkDocument) error { return a.document(d) }
+	}
+	if err := say(d); err != nil {
+		return err
 	}
 	if d.Problems > 0 {
 		return fmt.Errorf("set %s: %s rows disagree; restore it from a backup, or publish it anew", d.Set, grouped(d.Problems))
 	}
-	if a.output != "json" {
-		fmt.Fprintf(a.Out, "%s is sound at revision %d: %s objects, root %s\n", d.Set, d.Revision, grouped(d.Objects), d.Root)
-	}
 	return nil
+}
+
+func (a *app) sayCheck(d checkDocument) error {
+	var text strings.Builder
+	for _, detail := range d.Details {
+		fmt.Fprintln(&text, printable(detail))
+	}
+	if more := d.Problems - uint64(len(d.Details)); more > 0 {
+		fmt.Fprintf(&text, "and %s more\n", grouped(more))
+	}
+	if d.Problems == 0 {
+		fmt.Fprintf(&text, "%s is sound at revision %d: %s objects, root %s\n", d.Set, d.Revision, grouped(d.Objects), d.Root)
+	}
+	_, err := io.WriteString(a.Out, text.String())
+	return err
 }
 
 func (a *app) compactCommand() *cobra.Command {
@@ -189,57 +197,55 @@ func (a *app) backupCommand() *cobra.Command {
 		Short: "Copy a set to a new file, consistent even while it is written to",
 		Args:  exactArgs("SET", "FILE"),
 	}
-	offline := func(ctx context.Context, s *store.Store, name desired.Name, args []string) error {
-		head, err := s.Backup(ctx, name, args[1])
-		if err != nil {
+	online := func(ctx context.Context, name desired.Name, args []string) error {
+		if err := a.remote.check(); err != nil {
 			return err
 		}
-		return a.printHead("backed up", name, head)
+		return a.backup(name, args[1], func(dir string) (string, error) { return a.mirror(ctx, name, dir) })
 	}
-	return a.maintenance(c, a.backupOnline, offline)
+	offline := func(ctx context.Context, s *store.Store, name desired.Name, args []string) error {
+		return a.backup(name, args[1], func(dir string) (string, error) {
+			path := filepath.Join(dir, "copy")
+			_, err := s.Backup(ctx, name, path)
+			return path, err
+		})
+	}
+	return a.maintenance(c, online, offline)
 }
 
-func (a *app) printHead(done string, name desired.Name, head desired.Head) error {
-	if a.output == "json" {
-		return a.document(headOf(name, head))
-	}
-	_, err := fmt.Fprintf(a.Out, "%s %s at revision %d: %s objects, root %s\n", done, name, head.Number, grouped(head.Objects), head.Root)
-	return err
-}
-
-// backupOnline mirrors the set as an agent does, into a folder beside the file,
-// so that the copy is proven by its root; the mirror then becomes the file.
-func (a *app) backupOnline(ctx context.Context, name desired.Name, args []string) error {
-	if err := a.remote.check(); err != nil {
-		return err
-	}
-	path := args[1]
+// backup gives path, never over what is there, to the file that fn makes in a
+// folder beside it. The folder bears the name of the file, and a lock: what
+// somebody left there who was killed, the next backup to the file removes.
+func (a *app) backup(name desired.Name, path string, fn func(dir string) (string, error)) error {
 	if _, err := os.Lstat(path); err == nil {
 		return fmt.Errorf("backup to %s: %w", path, store.ErrExists)
 	}
-	dir, err := os.MkdirTemp(filepath.Dir(path), ".espalier-backup-*")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(dir)
-	bar := a.progress("receiving")
-	g, err := agent.Open(agent.Options{
-		Host: "backup", Sets: []desired.Name{name}, Dir: dir, Server: a.remote.address, Logger: a.logger(),
-		Progress: func(_ desired.Name, done, total uint64) { bar.Update(done, total) },
-	})
-	if err != nil {
-		return err
-	}
-	_, err = g.Sync(ctx)
-	bar.Finish()
-	mirror, _ := g.MirrorPath(name)
-	if err = errors.Join(err, g.Close()); err != nil {
-		return err
-	}
-	if err := os.Link(mirror, path); err != nil { // never over what is there
+	folder := filepath.Dir(path)
+	if _, err := os.Stat(folder); err != nil {
 		return fmt.Errorf("backup: %w", err)
 	}
-	if err := syncFolder(filepath.Dir(path)); err != nil {
+	scratch := filepath.Join(folder, ".espalier-backup-"+filepath.Base(path))
+	lock, err := store.LockDir(scratch)
+	if err != nil {
+		return fmt.Errorf("backup to %s: %w", path, err)
+	}
+	defer lock.Close()
+	defer os.RemoveAll(scratch)
+	dir := filepath.Join(scratch, "new")
+	if err := os.RemoveAll(dir); err != nil {
+		return fmt.Errorf("backup: %w", err)
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return fmt.Errorf("backup: %w", err)
+	}
+	file, err := fn(dir)
+	if err != nil {
+		return err
+	}
+	if err := os.Link(file, path); err != nil {
+		return fmt.Errorf("backup: %w", err)
+	}
+	if err := syncFolder(folder); err != nil {
 		return fmt.Errorf("backup: %w", err)
 	}
 	f, err := store.OpenFile(path)
@@ -247,7 +253,29 @@ func (a *app) backupOnline(ctx context.Context, name desired.Name, args []string
 		return err
 	}
 	defer f.Close()
-	return a.printHead("backed up", name, f.Head())
+	head := f.Head()
+	if a.output == "json" {
+		return a.document(headOf(name, head))
+	}
+	_, err = fmt.Fprintf(a.Out, "backed up %s at revision %d: %s objects, root %s\n", name, head.Number, grouped(head.Objects), head.Root)
+	return err
+}
+
+// mirror mirrors the set into dir as an agent does, so that the copy is proven
+// by its root, and returns the mirror's file.
+func (a *app) mirror(ctx context.Context, name desired.Name, dir string) (string, error) {
+	bar := a.progress("receiving")
+	g, err := agent.Open(agent.Options{
+		Host: "backup", Sets: []desired.Name{name}, Dir: dir, Server: a.remote.address, Logger: a.logger(),
+		Progress: func(_ desired.Name, done, total uint64) { bar.Update(done, total) },
+	})
+	if err != nil {
+		return "", err
+	}
+	_, err = g.Sync(ctx)
+	bar.Finish()
+	path, _ := g.MirrorPath(name)
+	return path, errors.Join(err, g.Close())
 }
 
 // syncFolder makes names in a folder durable.
