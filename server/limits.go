@@ -33,6 +33,9 @@ const (
 	// MaxListedSets is how many sets one answer lists, and so far from what a
 	// message may hold, with what is wrong with each.
 	MaxListedSets = 1000
+	// MaxLoggedRevisions is how many revisions one message of a log has, each
+	// with what was said of it.
+	MaxLoggedRevisions = 256
 	// QuietTime is how long a warning isn't repeated, MaxWarnings how many
 	// different ones are said in it: a fleet that asks for sets that don't exist
 	// would fill a disk.

@@ -111,6 +111,45 @@ func (o operatorService) ListObjects(req *espalierv1.ListObjectsRequest, stream 
 	return nil
 }
 
+// Log reads a page at a time, so that a slow reader holds no transaction open.
+func (o operatorService) Log(req *espalierv1.LogRequest, stream espalierv1.OperatorService_LogServer) error {
+	left := req.GetLimit()
+	if left == 0 {
+		left = math.MaxUint64
+	}
+	var last desired.Position
+	for left > 0 {
+		page := int(min(left, MaxLoggedRevisions))
+		resp := &espalierv1.LogResponse{}
+		err := o.view(req.GetSet(), func(s *store.Snapshot) error {
+			if epoch := s.Head().Epoch; !last.Epoch.IsZero() && last.Epoch != epoch {
+				return fmt.Errorf("%w: epoch %v has begun meanwhile", store.ErrConflict, epoch)
+			}
+			for e, err := range s.Log(last.Number) {
+				if err != nil {
+					return err
+				}
+				resp.Entries = append(resp.Entries, wire.LogEntryToWire(e))
+				if last = e.Position; len(resp.Entries) == page {
+					break
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return wire.ToStatus(err)
+		}
+		if err := stream.Send(resp); err != nil {
+			return err
+		}
+		if len(resp.Entries) < page {
+			return nil
+		}
+		left -= uint64(page)
+	}
+	return nil
+}
+
 // Match answers each frame of keys and short digests with a byte for each: 0
 // the same, 1 differs, 2 missing.
 func (o operatorService) Match(stream espalierv1.OperatorService_MatchServer) error {

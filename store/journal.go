@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"iter"
 	"math"
 	"slices"
 	"time"
@@ -178,6 +179,67 @@ func (j journal) touched(number uint64, limit int) (Touched, bool, error) {
 	}
 	t.unite()
 	return t, len(t.Keys) <= limit, err
+}
+
+// LogEntry is a revision as a set's journal tells of it.
+type LogEntry struct {
+	desired.Revision
+	Time     time.Time
+	Who, Why string
+	// Keys counts those that the revision wrote or deleted.
+	Keys uint64
+	// Base is whether the journal begins here: which keys this revision touched
+	// is not known any more.
+	Base bool
+}
+
+// Log returns the revisions below that number that the journal tells of, the
+// latest first; 0 stands for all of them. It ends with the first error.
+func (s *Snapshot) Log(below uint64) iter.Seq2[LogEntry, error] {
+	return func(yield func(LogEntry, error) bool) {
+		if below == 0 {
+			below = math.MaxUint64
+		}
+		for {
+			r, base, err := s.journal.before(below)
+			if err != nil {
+				yield(LogEntry{}, s.fail(err))
+				return
+			}
+			if r.number == 0 {
+				return
+			}
+			e := LogEntry{Time: r.time, Who: r.who, Why: r.why, Keys: r.count, Base: base}
+			e.Epoch, e.Number, e.Root = s.meta.head.Epoch, r.number, r.root
+			if !yield(e, nil) || base {
+				return
+			}
+			below = r.number
+		}
+	}
+}
+
+// before returns the latest revision below the number, zero if there is none,
+// and whether it is the base.
+func (j journal) before(number uint64) (r revision, base bool, err error) {
+	c := j.Cursor()
+	key, _, err := before(c, journalKey(number)) // of the last part of its keys, perhaps
+	if err != nil || key == nil {
+		return revision{}, false, err
+	}
+	key = key[:min(len(key), 8)]
+	row, v, err := seek(c, key)
+	if err == nil && !bytes.Equal(row, key) {
+		err = fmt.Errorf("%w: journal row %x belongs to no revision", ErrCorrupt, key)
+	}
+	if err != nil {
+		return revision{}, false, err
+	}
+	if r, _, err = decodeRevision(row, v); err != nil {
+		return revision{}, false, err
+	}
+	earlier, _, err := before(c, key)
+	return r, earlier == nil, err
 }
 
 // unite sorts the keys and drops those that are there twice.

@@ -1,12 +1,14 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // TestStory is what an operator does with a set, from its first publication to
@@ -183,5 +185,53 @@ func TestStatus(t *testing.T) {
 		if r.stdout != "" {
 			t.Errorf("%s: printed %q", c.name, r.stdout)
 		}
+	}
+}
+
+// TestLog asks what became of a set, over a server and on its folder.
+func TestLog(t *testing.T) {
+	dir := t.TempDir()
+	data := filepath.Join(dir, "server")
+	server := serve(t, data)
+	must(t, nil, "", server.at("apply", "s", "-f", write(t, dir, 1000, 1), "-m", "first")...)
+	must(t, nil, "", server.at("set", "s", "a", "b", "-m", "two\nlines \x1b[31m")...)
+	must(t, nil, "", server.at("apply", "s", "-f", write(t, dir, 1000, 2))...)
+	type entry struct {
+		commit
+		Who, Why string
+		Time     time.Time
+		Keys     *uint64
+	}
+	for range 2 {
+		at := server.at
+		if server.ProcessState != nil {
+			at = func(args ...string) []string { return append(args, "--data", data) }
+		}
+		var entries []entry
+		d := json.NewDecoder(strings.NewReader(must(t, nil, "", at("log", "s", "-o", "json")...).stdout))
+		for d.More() {
+			var e entry
+			if err := d.Decode(&e); err != nil {
+				t.Fatal(err)
+			}
+			entries = append(entries, e)
+		}
+		if len(entries) != 3 {
+			t.Fatalf("log: %+v", entries)
+		}
+		last, middle, first := entries[0], entries[1], entries[2]
+		if last.Revision != 3 || last.Keys == nil || *last.Keys != 1000 || last.Who != "127.0.0.1" || time.Since(last.Time) > time.Hour ||
+			middle.Why != "two\nlines \x1b[31m" || *middle.Keys != 1 || len(middle.Root) != 64 || middle.Epoch != last.Epoch ||
+			first.Why != "first" || first.Keys != nil {
+			t.Errorf("log: %+v", entries)
+		}
+		r := must(t, nil, "", at("log", "s", "--limit", "2")...)
+		if strings.Count(r.stdout, "\n") != 3 || !strings.Contains(r.stdout, "two lines") || strings.Contains(r.stdout, "\x1b") {
+			t.Errorf("log of two: %q", r.stdout)
+		}
+		if r := espalier(t, "", at("log", "none")...); r.status != 1 {
+			t.Errorf("log of no set: %+v", r)
+		}
+		server.kill(syscall.SIGTERM)
 	}
 }

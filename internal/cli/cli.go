@@ -143,7 +143,7 @@ func (a *app) root() *cobra.Command {
 	}
 	group("run", a.demoCommand(), a.serveCommand(), a.agentCommand(), a.benchCommand())
 	group("publish", a.applyCommand(), a.setCommand(), a.getCommand(), a.deleteCommand(), a.listCommand(),
-		a.headCommand(), a.setsCommand())
+		a.headCommand(), a.logCommand(), a.setsCommand())
 	group("maintain", a.checkCommand(), a.compactCommand(), a.backupCommand(), a.restoreCommand())
 	root.AddCommand(a.probeCommand())
 	return root

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os/user"
 
 	"github.com/spf13/cobra"
 
@@ -49,10 +50,20 @@ func (a *app) restoreCommand() *cobra.Command {
 	}
 	offline := func(ctx context.Context, s *store.Store, name desired.Name, args []string) error {
 		return a.restore(ctx, name, args[1], flags, func(f *store.File, r store.Restore) (store.Restored, error) {
+			r.Who = me()
 			return s.RestoreFile(ctx, name, f, r)
 		})
 	}
 	return a.maintenance(c, online, offline)
+}
+
+// me returns who runs this program, as far as the system knows.
+func me() string {
+	u, err := user.Current()
+	if err != nil {
+		return ""
+	}
+	return u.Username
 }
 
 // parseExpect reads the revision that a set is expected to be at, nil for any.

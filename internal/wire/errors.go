@@ -62,7 +62,7 @@ func ToStatus(err error) error {
 	if _, ok := status.FromError(err); ok {
 		return err
 	}
-	text := validText(err)
+	text := validText(err.Error())
 	for _, row := range table {
 		if errors.Is(err, row.err) {
 			s := status.New(row.code, text)
@@ -75,8 +75,8 @@ func ToStatus(err error) error {
 	return status.Error(codes.Internal, text)
 }
 
-// validText returns what err says as a text that can travel.
-func validText(err error) string { return strings.ToValidUTF8(err.Error(), "\uFFFD") }
+// validText returns text as it can travel in a message.
+func validText(text string) string { return strings.ToValidUTF8(text, "\uFFFD") }
 
 // statusError is an error of a call, with the words of the server.
 type statusError struct {

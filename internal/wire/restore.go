@@ -58,10 +58,10 @@ func RestoredToWire(r store.Restored) *espalierv1.CommitResponse {
 		m.Replaced = HeadToWire(r.Replaced)
 	}
 	if r.Damage != nil {
-		m.Damage = validText(r.Damage)
+		m.Damage = validText(r.Damage.Error())
 	}
 	if r.Refused != nil {
-		m.Refused = validText(r.Refused)
+		m.Refused = validText(r.Refused.Error())
 	}
 	return m
 }

@@ -10,7 +10,7 @@ import (
 func SetToWire(h store.NamedHead) *espalierv1.SetInfo {
 	m := &espalierv1.SetInfo{Name: string(h.Name)}
 	if h.Err != nil {
-		m.Error = validText(h.Err)
+		m.Error = validText(h.Err.Error())
 	} else {
 		m.Head = HeadToWire(h.Head)
 	}

@@ -124,6 +124,34 @@ func TestRestoreRoundTrip(t *testing.T) {
 	}
 }
 
+func TestLogEntryRoundTrip(t *testing.T) {
+	want := store.LogEntry{Revision: head.Revision, Time: time.UnixMilli(1700000000123), Who: "who", Why: "why", Keys: 7, Base: true}
+	got, err := wire.LogEntryFromWire(over(t, wire.LogEntryToWire(want)))
+	if err != nil || got != want {
+		t.Errorf("%+v came as %+v, %v", want, got, err)
+	}
+	for _, m := range []*espalierv1.LogEntry{nil, {Root: head.Root[:]}, {Position: &espalierv1.Position{Number: 1}}, {Root: []byte{1}}} {
+		if _, err := wire.LogEntryFromWire(m); !errors.Is(err, delta.ErrProtocol) {
+			t.Errorf("%v: %v, want %v", m, err, delta.ErrProtocol)
+		}
+	}
+}
+
+func TestSetRoundTrip(t *testing.T) {
+	for _, want := range []store.NamedHead{{Name: "s", Head: head}, {Name: "s", Err: fmt.Errorf("set s is %w: page \xff", store.ErrQuarantined)}} {
+		got, err := wire.SetFromWire(over(t, wire.SetToWire(want)))
+		if err != nil || got.Name != want.Name || !reflect.DeepEqual(got.Head, want.Head) || (got.Err == nil) != (want.Err == nil) ||
+			want.Err != nil && !errors.Is(got.Err, store.ErrQuarantined) {
+			t.Errorf("%+v came as %+v, %v", want, got, err)
+		}
+	}
+	for _, m := range []*espalierv1.SetInfo{nil, {Name: "s"}, {Name: "../s", Error: "bad"}} {
+		if _, err := wire.SetFromWire(m); !errors.Is(err, delta.ErrProtocol) {
+			t.Errorf("%v: %v, want %v", m, err, delta.ErrProtocol)
+		}
+	}
+}
+
 func TestErrorsKeepWhatTheyMatch(t *testing.T) {
 	for _, want := range []error{
 		desired.ErrInvalid, delta.ErrProtocol, delta.ErrTooDifferent, merkle.ErrOrder, merkle.ErrTooWide, wire.ErrNoObject,
