@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"fmt"
+	"hash/maphash"
 	"log/slog"
 	"maps"
 	"net"
@@ -17,6 +18,7 @@ import (
 
 	"espalier/internal/desired"
 	espalierv1 "espalier/proto/espalier/v1"
+	"espalier/store"
 )
 
 // What the log says of a set, it says in these fields: set, epoch, revision,
@@ -25,6 +27,7 @@ import (
 // logChange says in one line how a call that changes a set ended, and what head
 // the set has, or had.
 func (s *Server) logChange(ctx context.Context, call string, set desired.Name, why string, head desired.Head, err error, more ...any) {
+	why = why[:min(len(why), store.MaxWhyBytes)] // more is refused, but logged
 	switch {
 	case err == nil:
 		args := []any{"set", set, "epoch", head.Epoch.String(), "revision", head.Number, "who", who(ctx), "why", why}
@@ -92,7 +95,7 @@ type sparse struct {
 
 // newSparse returns a logger that says what l does, but sparsely.
 func newSparse(l *slog.Logger) *slog.Logger {
-	return slog.New(sparse{Handler: l.Handler(), said: &said{until: map[string]time.Time{}}})
+	return slog.New(sparse{Handler: l.Handler(), said: &said{seed: maphash.MakeSeed(), until: map[uint64]time.Time{}}})
 }
 
 func (h sparse) Handle(ctx context.Context, r slog.Record) error {
@@ -124,22 +127,24 @@ func textOf(r slog.Record) string {
 // said remembers what was said of late.
 type said struct {
 	mu    sync.Mutex
-	until map[string]time.Time // by text: when it may be said again
+	seed  maphash.Seed
+	until map[uint64]time.Time // by the text's hash: when it may be said again
 }
 
 // first reports whether there is room to say text, and it was not said of late.
 func (s *said) first(text string, now time.Time) bool {
+	key := maphash.String(s.seed, text)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if now.Before(s.until[text]) {
+	if now.Before(s.until[key]) {
 		return false
 	}
 	if len(s.until) >= MaxWarnings {
-		maps.DeleteFunc(s.until, func(_ string, until time.Time) bool { return !now.Before(until) })
+		maps.DeleteFunc(s.until, func(_ uint64, until time.Time) bool { return !now.Before(until) })
 		if len(s.until) >= MaxWarnings {
 			return false
 		}
 	}
-	s.until[text] = now.Add(QuietTime)
+	s.until[key] = now.Add(QuietTime)
 	return true
 }

@@ -39,11 +39,11 @@ var (
 	ErrRootMismatch = errors.New("root does not match")
 )
 
-// DeleteGuardError says by how much a commit exceeds its DeleteLimit. It
+// DeleteGuardError says by how much a commit or restore exceeds its DeleteLimit. It
 // matches ErrTooManyDeletes.
 type DeleteGuardError struct {
-	// Deletes is how many objects the commit deletes; for a rewrite, how many
-	// it had deleted when it was stopped.
+	// Deletes is how many objects the commit or restore deletes; for a commit by
+	// rewrite, how many it had deleted when it was stopped.
 	Deletes uint64
 	// Limit is how many it may, Of how many objects there are.
 	Limit, Of uint64

@@ -170,7 +170,7 @@ func (run *restoring) replace(ctx context.Context) error {
 // loadOver is load beside snap.
 func (run *restoring) loadOver(ctx context.Context, snap *Snapshot) error {
 	run.held, run.From.Salt = snap, snap.meta.salt
-	if run.MaxDelete != nil {
+	if run.limited() {
 		run.guard = run.MaxDelete.of(snap.meta.held.objects)
 	}
 	var stop func()
@@ -210,7 +210,7 @@ func (run *restoring) load(ctx context.Context) error {
 		if err := run.count(&object); err != nil {
 			return err
 		}
-		if l == nil {
+		if l == nil || run.guard.check(run.result.Deleted) != nil { // from here on it only counts
 			continue
 		}
 		if err := l.add(&object); err != nil {
@@ -244,11 +244,6 @@ func (run *restoring) count(object *desired.Change) error {
 func (run *restoring) deleteUntil(key []byte) error {
 	for run.row != nil && (key == nil || bytes.Compare(run.row.Key, key) < 0) {
 		run.result.Deleted++
-		if !run.DryRun { // which counts to the end
-			if err := run.guard.check(run.result.Deleted); err != nil {
-				return err
-			}
-		}
 		if err := run.advance(); err != nil {
 			return err
 		}
@@ -276,13 +271,18 @@ func (run *restoring) advance() error {
 // damaged gives up counting, since what the set holds can't be read. That is
 // refused, unless all of it may go.
 func (run *restoring) damaged(why error) error {
-	run.row, run.result.Damage = nil, why
+	run.row, run.guard, run.result.Damage = nil, nil, why
 	if !run.limited() {
 		return nil
 	}
-	err := fmt.Errorf("%w: what the set holds can't be read, so they can't be counted, and only a limit of 100%% lets it be restored: %w",
-		ErrTooManyDeletes, why)
-	if run.DryRun {
+	return run.refuse(fmt.Errorf("%w: what the set holds can't be read, so they can't be counted, and only a limit of 100%% lets it be restored: %w",
+		ErrTooManyDeletes, why))
+}
+
+// refuse ends the restore because of what a guard says, which a dry run only
+// notes.
+func (run *restoring) refuse(err error) error {
+	if run.DryRun && err != nil {
 		run.result.Refused = err
 		return nil
 	}
@@ -294,11 +294,8 @@ func (run *restoring) finish(l *loader) error {
 	if run.result.Damage != nil {
 		run.result.Created, run.result.Updated, run.result.Deleted, run.result.Unchanged = 0, 0, 0, 0
 	}
-	if l == nil {
-		if run.result.Damage == nil {
-			run.result.Refused = run.guard.check(run.result.Deleted)
-		}
-		return nil
+	if err := run.refuse(run.guard.check(run.result.Deleted)); err != nil || l == nil {
+		return err
 	}
 	var current []desired.Position
 	if replaced := run.result.Replaced; !replaced.Epoch.IsZero() {

@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"testing"
 
@@ -94,7 +95,15 @@ func TestRestoreDamaged(t *testing.T) {
 		"a flipped value": {func(t *testing.T, path string) {
 			withFile(t, path, func(tx *bolt.Tx) error { return poke(tx, "objects", "k/007", -1) })
 		}, true},
-		"a lost object":   {row(func(b *bolt.Bucket) error { return b.Delete([]byte("k/007")) }), false},
+		"a lost object": {row(func(b *bolt.Bucket) error { return b.Delete([]byte("k/007")) }), false},
+		"objects that came from nowhere": {row(func(b *bolt.Bucket) error {
+			for i := range 600 {
+				if err := b.Put(fmt.Appendf(nil, "j/%03d", i), append(make([]byte, 32), "\x00value"...)); err != nil {
+					return err
+				}
+			}
+			return nil
+		}), false},
 		"a malformed row": {row(func(b *bolt.Bucket) error { return b.Put([]byte("k/007"), []byte{1}) }), false},
 		"a truncated file": {func(t *testing.T, path string) {
 			if err := os.Truncate(path, 3*4096+17); err != nil {

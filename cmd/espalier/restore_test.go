@@ -55,8 +55,8 @@ func TestRestore(t *testing.T) {
 		}
 		refused("web-02, not of web-01")
 		refused("web-02, not of web-03", "--from", "web-03")
-		refused("at most 10", "--from", "web-02")
-		refused("at most 3", "--from", "web-02", "--max-delete", "3")
+		refused("40 of 100 objects, at most 10", "--from", "web-02")
+		refused("40 of 100 objects, at most 3", "--from", "web-02", "--max-delete", "3")
 		refused("revision", "--from", "web-02", "--max-delete", "40", "--expect", "17")
 		refused("40 of 100", "--from", "web-02", "--dry-run")
 		var dry restored
