@@ -164,7 +164,7 @@ func (a *Agent) Run(ctx context.Context) error {
 					"mode", s.Mode, "upserts", s.Upserts, "deletes", s.Deletes)
 			}
 		}
-		if err := a.scrub(ctx, scrubBytes); err != nil {
+		if err := a.Scrub(ctx); err != nil {
 			a.log.Error("scrub", "error", err)
 		}
 		sleep(ctx, wait)

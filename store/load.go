@@ -218,6 +218,6 @@ func (l *loader) abort() {
 		_ = l.close()
 	}
 	if err := removeFile(l.path); err != nil {
-		l.opener.log.Warn("a temporary file was left behind", "err", err)
+		l.opener.log.Warn("a temporary file was left behind", "error", err)
 	}
 }

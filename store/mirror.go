@@ -119,7 +119,7 @@ func (m *Mirror) load(h *handle) error {
 // putAside moves a mirror that can't be read out of the way.
 func (m *Mirror) putAside(why error) error {
 	m.slot.swap(nil)
-	m.log.Error("the mirror can't be read and will be fetched again", "set", m.name, "err", why, "kept", m.path(damagedSuffix))
+	m.log.Error("the mirror can't be read and will be fetched again", "set", m.name, "error", why, "kept", m.path(damagedSuffix))
 	m.state.Store(&mirrorState{floor: m.Floor()})
 	return renameFile(m.path(setSuffix), m.path(damagedSuffix))
 }
@@ -132,7 +132,7 @@ func (m *Mirror) settle(floorErr error) error {
 			return fmt.Errorf("%w; without it and without a mirror nothing says what this agent held. "+
 				"Remove it to accept whatever the server has", floorErr)
 		}
-		m.log.Error("the floor can't be read; it begins anew at the mirror", "set", m.name, "err", floorErr)
+		m.log.Error("the floor can't be read; it begins anew at the mirror", "set", m.name, "error", floorErr)
 	}
 	return m.setState(st, st.floor)
 }

@@ -16,6 +16,7 @@ import (
 	"espalier/internal/desired"
 	"espalier/merkle"
 	"espalier/store"
+	"espalier/store/internal/boltfile"
 )
 
 func openMirror(t testing.TB, dir string, o store.Options) *store.Mirror {
@@ -659,6 +660,14 @@ func TestRepairPages(t *testing.T) {
 	}
 }
 
+func scrubAll(m *store.Mirror) error {
+	for from, err := m.Scrub(nil, 1000); ; from, err = m.Scrub(from, 1000) {
+		if from == nil || err != nil {
+			return err
+		}
+	}
+}
+
 func healAny(t *testing.T, src *source, m *store.Mirror) {
 	t.Helper()
 	fix := edit{}
@@ -755,5 +764,67 @@ func TestBadStaging(t *testing.T) {
 	}
 	if st.Objects() != 0 {
 		t.Errorf("staged %d objects", st.Objects())
+	}
+}
+
+// TestRepairFlips flips bits of a mirror's pages while it is closed, where
+// their headers and elements are: a repair finds whatever matters, and a sync
+// makes the mirror whole again.
+func TestRepairFlips(t *testing.T) {
+	m := model{}
+	for k, v := range numbered(2000, "some value that takes room") {
+		m[k] = *v
+	}
+	src := newSource(t, m)
+	dir := t.TempDir()
+	path := dir + "/sets/set.db"
+	mirror := openMirror(t, dir, quiet)
+	src.sync(mirror)
+	mirror.Close()
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rng := rand.New(rand.NewPCG(1, 1))
+	kept := 0
+	for range 300 {
+		spoiled := slices.Clone(whole)
+		page := rng.IntN(len(spoiled) / os.Getpagesize())
+		at := page*os.Getpagesize() + rng.IntN(64)
+		spoiled[at] ^= 1 << rng.IntN(8)
+		if err := os.WriteFile(path, spoiled, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		mirror, err := store.OpenMirror(dir, "set", quiet)
+		if errors.Is(err, store.ErrFormat) { // the number of a version that there may be one day
+			continue
+		}
+		if err != nil {
+			t.Fatalf("byte %d of page %d: OpenMirror = %v", at, page, err)
+		}
+		scrubbed := scrubAll(mirror)
+		if n, err := mirror.Repair(t.Context()); err != nil || n > 0 && scrubbed == nil {
+			t.Fatalf("byte %d of page %d: Repair = %d, %v after Scrub = %v", at, page, n, err, scrubbed)
+		}
+		if mirror.Head().Epoch.IsZero() {
+			src.sync(mirror)
+		} else {
+			kept++
+			healAny(t, src, mirror)
+		}
+		src.mirrors(mirror)
+		if n, err := mirror.Repair(t.Context()); n > 0 || err != nil {
+			t.Errorf("byte %d of page %d: a second Repair = %d, %v", at, page, n, err)
+		}
+		mirror.Close()
+		if err := boltfile.Verify(path); err != nil {
+			t.Errorf("Verify = %v", err)
+		}
+		if t.Failed() {
+			t.Fatalf("byte %d of page %d", at, page)
+		}
+	}
+	if kept == 0 {
+		t.Error("no damage left anything of a mirror")
 	}
 }

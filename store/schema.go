@@ -105,11 +105,14 @@ func checkFormat(b *bolt.Bucket) error {
 	if b == nil {
 		return fmt.Errorf("%w: it has no format version; it was not written by espalier", ErrFormat)
 	}
-	v := b.Get(metaFormat)
+	return checkVersion(b.Get(metaFormat))
+}
+
+func checkVersion(v []byte) error {
 	version, n := binary.Uvarint(v)
 	switch {
 	case n <= 0 || n != len(v):
-		return fmt.Errorf("%w: %x", ErrFormat, v)
+		return fmt.Errorf("%w: meta row %q is malformed: %x", ErrCorrupt, metaFormat, v)
 	case version != formatVersion:
 		return fmt.Errorf("%w %d: this program writes version %d; use the program that wrote it", ErrFormat, version, formatVersion)
 	}
@@ -121,22 +124,27 @@ func readMeta(tx *bolt.Tx) (meta, error) {
 	if err := checkFormat(b); err != nil {
 		return meta{}, err
 	}
+	return decodeMeta(b.Get)
+}
+
+// decodeMeta returns what the rows say that get returns, of this format.
+func decodeMeta(get func(key []byte) []byte) (meta, error) {
 	var m meta
-	m.name = desired.Name(b.Get(metaName))
-	salt := b.Get(metaSalt)
+	m.name = desired.Name(get(metaName))
+	salt := get(metaSalt)
 	if len(salt) != 8 {
 		return meta{}, fmt.Errorf("%w: meta row %q has %d bytes, want 8", ErrCorrupt, metaSalt, len(salt))
 	}
 	m.salt = binary.BigEndian.Uint64(salt)
-	if err := m.decodeHead(b.Get(metaHead)); err != nil {
+	if err := m.decodeHead(get(metaHead)); err != nil {
 		return meta{}, err
 	}
-	if held := b.Get(metaHeld); len(held) == digestBytes+16 {
+	if held := get(metaHeld); len(held) == digestBytes+16 {
 		n := copy(m.held.root[:], held)
 		m.held.objects, m.held.bytes = binary.BigEndian.Uint64(held[n:]), binary.BigEndian.Uint64(held[n+8:])
 	}
 	var err error
-	m.head.Lineage, err = decodePositions(b.Get(metaLineage))
+	m.head.Lineage, err = decodePositions(get(metaLineage))
 	return m, err
 }
 

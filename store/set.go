@@ -68,7 +68,7 @@ func (s *set) setHead(head desired.Head) {
 func (s *set) quarantine(log *slog.Logger, err error) {
 	s.change(func(st setState) setState {
 		if st.err == nil {
-			log.Error("a set is quarantined: restore it from a backup, or delete it", "set", s.name, "err", err)
+			log.Error("a set is quarantined: restore it from a backup, or delete it", "set", s.name, "error", err)
 			st.err = fmt.Errorf("set %s is %w: %w", s.name, ErrQuarantined, err)
 		}
 		return st

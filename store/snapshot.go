@@ -91,6 +91,13 @@ func (s *Snapshot) Count(from, until []byte) (uint64, error) {
 	return s.count(s.meta.held, from, until)
 }
 
+// NodeAt returns the first key of the node of the tree's level 1 that holds the
+// object with index others before it; nil: it is the first node.
+func (s *Snapshot) NodeAt(index uint64) ([]byte, error) {
+	first, err := s.nodeAt(index)
+	return bytes.Clone(first), err
+}
+
 // Touched is what happened to a set after an earlier revision of it.
 type Touched struct {
 	// Root is the set's root at that revision.

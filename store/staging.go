@@ -57,7 +57,7 @@ func (m *Mirror) Staging() (*Staging, error) {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, nil
 	case errors.Is(err, ErrCorrupt), errors.Is(err, ErrFormat):
-		m.log.Warn("a staging can't be read and is deleted", "set", m.name, "err", err)
+		m.log.Warn("a staging can't be read and is deleted", "set", m.name, "error", err)
 		return nil, removeFile(m.path(stagingSuffix))
 	default:
 		return nil, st.named(err)

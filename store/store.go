@@ -68,7 +68,7 @@ func Open(dir string, o Options) (*Store, error) {
 	}
 	s.fleet = openFleet(dir, opener)
 	if s.fleet.err != nil {
-		s.log.Error("sets can be neither created nor deleted nor restored", "err", s.fleet.err)
+		s.log.Error("sets can be neither created nor deleted nor restored", "error", s.fleet.err)
 	}
 	return s, nil
 }
