@@ -39,7 +39,7 @@ func openKeeper(m *mirror) (*keeper, error) {
 // have tells a receiver what to start from.
 func (k *keeper) have() (delta.Have, error) {
 	if k.staging != nil && k.staging.Mark() == nil { // nothing has come since it was made
-		if err := k.staging.Discard(); err != nil {
+		if err := k.mirror.DiscardStaging(); err != nil {
 			return delta.Have{}, err
 		}
 		k.staging = nil

@@ -124,8 +124,8 @@ func (a *Agent) follow(ctx context.Context, m *mirror, answer *wire.Answer, s *S
 			trips += more
 		}
 	}
-	if err == nil {
-		err = m.discardStaging()
+	if err == nil { // to a mirror that is current, what is staged is of no use
+		err = m.DiscardStaging()
 	}
 	if err != nil {
 		s.Err = fmt.Errorf("set %q: %w", m.name, err)
@@ -158,21 +158,11 @@ func (a *Agent) act(ctx context.Context, m *mirror, answer *wire.Answer, s *SetR
 // mend makes a mirror own up to what is damaged, so that a descent finds it, and
 // gives up what is staged.
 func (m *mirror) mend(ctx context.Context) error {
-	if err := m.discardStaging(); err != nil {
+	if err := m.DiscardStaging(); err != nil {
 		return err
 	}
 	_, err := m.Repair(ctx)
 	return err
-}
-
-// discardStaging deletes what an earlier pull has staged: to a mirror that is
-// current, or in doubt, it is of no use.
-func (m *mirror) discardStaging() error {
-	staging, err := m.Staging()
-	if staging == nil || err != nil {
-		return err
-	}
-	return staging.Discard()
 }
 
 // errUseless is what errors match about a delta that a pull has to replace.

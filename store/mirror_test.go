@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -437,7 +438,7 @@ func TestPromoteJournal(t *testing.T) {
 	if st.Mark() != nil {
 		t.Errorf("a new staging has the mark %q", st.Mark())
 	}
-	if err := st.Discard(); err != nil {
+	if err := m.DiscardStaging(); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := m.Stage(t.Context(), store.StageCopy, src.salt()+1); !errors.Is(err, desired.ErrInvalid) {
@@ -733,6 +734,77 @@ func TestRescue(t *testing.T) {
 	}
 	if kept == 0 {
 		t.Error("no damage left anything of a mirror")
+	}
+}
+
+// TestStagingFlips flips bits of a staging that an interrupted pull left, while
+// its tree is in the making and when it is complete: it is given up, or does no
+// harm to what is promoted.
+func TestStagingFlips(t *testing.T) {
+	m := model{}
+	for k, v := range numbered(1000, "some value that takes room") {
+		m[k] = *v
+	}
+	src := newSource(t, m)
+	all := m.puts().list()
+	for _, complete := range []bool{false, true} {
+		dir := t.TempDir()
+		path := dir + "/sets/set.db.staging"
+		mirror := openMirror(t, dir, quiet)
+		st, err := mirror.Stage(t.Context(), store.StageEmpty, src.salt())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for part := range slices.Chunk(all[:800], 100) {
+			if err := st.Write(t.Context(), part, part[len(part)-1].Key); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if complete {
+			if _, err := st.Root(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		mirror.Close()
+		whole, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rng := rand.New(rand.NewPCG(2, 2))
+		kept, given := 0, 0
+		for range 200 {
+			spoiled := slices.Clone(whole)
+			at := rng.IntN(len(spoiled))
+			spoiled[at] ^= 1 << rng.IntN(8)
+			if err := os.WriteFile(path, spoiled, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			dir := dir + fmt.Sprint(kept+given)
+			if err := errors.Join(os.MkdirAll(dir+"/sets", 0o700), os.Rename(path, dir+"/sets/set.db.staging")); err != nil {
+				t.Fatal(err)
+			}
+			mirror := openMirror(t, dir, quiet)
+			switch st, err := mirror.Staging(); {
+			case err != nil:
+				t.Fatalf("complete %v, byte %d: Staging = %v", complete, at, err)
+			case st == nil:
+				given++
+			default:
+				kept++
+				i, _ := slices.BinarySearchFunc(all, st.Mark(), func(c desired.Change, key []byte) int { return bytes.Compare(c.Key, key) })
+				if err := st.Write(t.Context(), all[i:], nil); err != nil {
+					t.Fatalf("complete %v, byte %d: Write = %v", complete, at, err)
+				}
+				if err := st.Promote(t.Context(), src.head()); err != nil {
+					t.Fatalf("complete %v, byte %d: Promote = %v", complete, at, err)
+				}
+				src.mirrors(mirror)
+			}
+			mirror.Close()
+		}
+		if kept == 0 || given == 0 {
+			t.Errorf("complete %v: %d stagings kept, %d given up", complete, kept, given)
+		}
 	}
 }
 

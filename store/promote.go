@@ -76,11 +76,8 @@ func (st *Staging) Root() (desired.Digest, error) {
 	return st.held.root, nil
 }
 
-// Discard deletes the staging.
-func (st *Staging) Discard() error { return st.m.discard() }
-
-// discard deletes the staging, if there is one.
-func (m *Mirror) discard() error {
+// DiscardStaging deletes the staging, if there is one.
+func (m *Mirror) DiscardStaging() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.shutStaging()
