@@ -90,6 +90,9 @@ func (k *keeper) carryOut(ctx context.Context, r *delta.Receiver, e delta.Effect
 		if err := k.stage(ctx, store.StageEmpty, e.Salt); err != nil {
 			return true, err
 		}
+		if err := k.mirror.NeedRoom(r.Stats().Head); err != nil {
+			return true, err
+		}
 	}
 	for _, c := range e.Changes {
 		k.pending = append(k.pending, c)

@@ -15,6 +15,8 @@ var (
 	ErrClosed = errors.New("the store is closed")
 	// ErrInUse: another process holds the data folder or the file.
 	ErrInUse = errors.New("in use by another process")
+	// ErrForeign: the data folder belongs to something else.
+	ErrForeign = errors.New("not this data folder")
 	// ErrCorrupt: what is on the disk contradicts itself.
 	ErrCorrupt = errors.New("corrupt")
 	// ErrQuarantined: the set is not served until an operator restores or

@@ -70,7 +70,7 @@ func (o opener) open(path string) (*handle, error) {
 	}
 	if !b.Clean {
 		if err := o.probe(context.Background(), path); err != nil {
-			return nil, fmt.Errorf("%w: file %s was not closed cleanly: %w", ErrCorrupt, path, err)
+			return nil, fmt.Errorf("probe file %s, which was not closed cleanly: %w", path, err)
 		}
 	}
 	h, err := openBolt(path, o.log, bolt.Options{NoFreelistSync: true}, os.O_RDWR)

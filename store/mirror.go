@@ -230,6 +230,9 @@ func viewHandle(h *handle, fn func(*Snapshot) error) error {
 // It returns an error that matches ErrTooLarge if there are more than
 // MaxAdoptChanges or MaxAdoptBytes: those have to be staged.
 func (m *Mirror) Adopt(ctx context.Context, head desired.Head, changes iter.Seq2[desired.Change, error]) error {
+	if err := m.checkHead(head); err != nil {
+		return err
+	}
 	next, stop := iter.Pull2(changes)
 	defer stop()
 	r := &changeReader{next: next}
@@ -264,6 +267,14 @@ func (m *Mirror) Adopt(ctx context.Context, head desired.Head, changes iter.Seq2
 	}
 	st.tree = st.head.Root
 	return m.setState(st, st.floor)
+}
+
+// checkHead returns nil if head can be that of a mirror.
+func (m *Mirror) checkHead(head desired.Head) error {
+	if head.Epoch.IsZero() || head.Number == 0 {
+		return fmt.Errorf("mirror of %s: %w head: it is at %v", m.name, desired.ErrInvalid, head.Position)
+	}
+	return nil
 }
 
 // adopt makes b lead to head and returns it with its counts. tree is the root

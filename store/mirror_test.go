@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -291,7 +292,9 @@ func staging(t *testing.T, seed uint64) {
 	if m.Head().Revision != before.Revision {
 		t.Fatalf("the mirror moved to %v before it was promoted", m.Head().Position)
 	}
-	if err := st.Promote(t.Context(), desired.Head{Revision: desired.Revision{Root: desired.Digest{1}}}); !errors.Is(err, store.ErrRootMismatch) {
+	wrong := src.head()
+	wrong.Root = desired.Digest{1}
+	if err := st.Promote(t.Context(), wrong); !errors.Is(err, store.ErrRootMismatch) {
 		t.Fatalf("Promote to the wrong root = %v", err)
 	}
 	fix := edit{}
@@ -506,6 +509,44 @@ func TestFloor(t *testing.T) {
 }
 
 // TestFloorNeverGoesBack adopts an older revision, which an agent wouldn't.
+// TestLongNames: the files of a mirror have names that a file system takes,
+// however long the set's is.
+func TestLongNames(t *testing.T) {
+	dir := t.TempDir()
+	head := desired.Head{Revision: desired.Revision{
+		Position: desired.Position{Epoch: desired.Epoch{1}, Number: 1}, Root: merkle.EmptyRoot(),
+	}}
+	for n := 236; n <= 253; n++ {
+		m, err := store.OpenMirror(dir, desired.Name(strings.Repeat("n", n)), quiet)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := m.Stage(t.Context(), store.StageEmpty, 1); err != nil {
+			t.Error(err)
+		}
+		if err := m.Adopt(t.Context(), head, edit{}.changes()); err != nil {
+			t.Errorf("%d characters: Adopt = %v", n, err)
+		}
+		m.Close()
+	}
+}
+
+// TestBadHead: nothing is at no revision.
+func TestBadHead(t *testing.T) {
+	m := openMirror(t, t.TempDir(), quiet)
+	head := desired.Head{Revision: desired.Revision{Root: merkle.EmptyRoot()}}
+	st, err := m.Stage(t.Context(), store.StageEmpty, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := st.Promote(t.Context(), head); !errors.Is(err, desired.ErrInvalid) {
+		t.Errorf("Promote to no revision = %v", err)
+	}
+	if err := m.Adopt(t.Context(), head, edit{}.changes()); !errors.Is(err, desired.ErrInvalid) {
+		t.Errorf("Adopt of no revision = %v", err)
+	}
+}
+
 func TestFloorNeverGoesBack(t *testing.T) {
 	src := newSource(t, model{"a": "1"})
 	m := openMirror(t, t.TempDir(), quiet)

@@ -92,6 +92,9 @@ func (m *Mirror) DiscardStaging() error {
 // The mirror's journal goes on: what differs between the two counts as touched
 // by the new revision.
 func (st *Staging) Promote(ctx context.Context, head desired.Head) error {
+	if err := st.m.checkHead(head); err != nil {
+		return err
+	}
 	h, err := st.complete()
 	if err != nil {
 		return err

@@ -25,7 +25,7 @@ type Options struct {
 	// OpenFiles is how many sets' files are kept open; 0: DefaultOpenFiles.
 	OpenFiles int
 	// Probe checks the file at path before it is first opened after an unclean
-	// stop; an error means that it is damaged. It may run the function Probe in
+	// stop; an error that matches ErrCorrupt means that it is damaged. It may run the function Probe in
 	// a child process, so that not even bbolt's own checks, which can crash, are
 	// left out. nil: the file's structure is verified in this process.
 	Probe func(ctx context.Context, path string) error
@@ -50,10 +50,11 @@ type Store struct {
 }
 
 // Open opens the store in dir, which it creates if need be. It returns an error
-// that matches ErrInUse if another process has it open. A set whose file can't
-// be read is quarantined by name; the others go on.
+// that matches ErrInUse if another process has it open, and one that matches
+// ErrForeign if it is an agent's folder. A set whose file can't be read is
+// quarantined by name; the others go on.
 func Open(dir string, o Options) (*Store, error) {
-	folder, err := LockDir(dir)
+	folder, err := LockDir(dir, "server")
 	if err != nil {
 		return nil, err
 	}
