@@ -97,15 +97,13 @@ func (a *Agent) poll(ctx context.Context) ([]*wire.Answer, error) {
 	return answers, nil
 }
 
-// held names what the mirror holds, honestly: a damaged one by the root of what
-// is really there.
+// held names what the mirror holds: what is damaged is no revision.
 func (m *mirror) held() delta.Held {
-	head := m.Head()
-	root := head.Root
 	if m.Damaged() {
-		root = m.TreeRoot()
+		return delta.Held{Name: m.name}
 	}
-	return delta.Held{Name: m.name, Epoch: head.Epoch.Prefix(), Number: head.Number, Root: root.Prefix()}
+	head := m.Head()
+	return delta.Held{Name: m.name, Epoch: head.Epoch.Prefix(), Number: head.Number, Root: head.Root.Prefix()}
 }
 
 // follow brings a mirror to where the answer says, nil if it is there, and
@@ -148,6 +146,8 @@ func (a *Agent) act(ctx context.Context, m *mirror, answer *wire.Answer, s *SetR
 			return 0, err
 		}
 		return a.pull(ctx, m, s)
+	case wire.StatusForked:
+		return 0, a.refuse(m, answer.Head)
 	case wire.StatusUnknown:
 		return 0, fmt.Errorf("the server has no such set; what was verified last stays in force: %w", store.ErrNotFound)
 	default:
@@ -211,12 +211,22 @@ func all(changes []desired.Change) func(func(desired.Change, error) bool) {
 	}
 }
 
+// refuse returns why this host doesn't follow a server whose history, now at
+// head, is not that of what the mirror holds.
+func (a *Agent) refuse(m *mirror, head desired.Head) error {
+	if err := admit(m.Floor(), head); err != nil {
+		return err
+	}
+	return fmt.Errorf("%w: it is at revision %d, and what it had as revision %d is not what this host has: its history was forked; %s",
+		ErrUnsafe, head.Number, m.Head().Number, remedy)
+}
+
+const remedy = "on the server, 'espalier epoch SET' lets all hosts follow what it has now, and 'espalier restore SET' a backup"
+
 // admit reports whether head leads on from the latest revision that this host
 // has ever held. Nothing moves backwards, unless an operator started a new
 // epoch, which says what it follows.
 func admit(floor desired.Revision, head desired.Head) error {
-	const remedy = "restore the set from a backup of what this host follows, with 'espalier restore', " +
-		"or clear the agent's data folder to start over"
 	switch {
 	case floor.Number == 0, head.Revision == floor, head.Follows(floor):
 		return nil

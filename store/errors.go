@@ -27,6 +27,9 @@ var (
 	ErrFormat = errors.New("unknown format version")
 	// ErrDiskFull: there was no room; nothing was changed.
 	ErrDiskFull = errors.New("no space left on the disk")
+	// ErrForked: a host holds another history of the set than the store has; no
+	// commit is accepted until an operator starts an epoch.
+	ErrForked = errors.New("history is forked")
 	// ErrConflict: the revision that a commit expected is not the head.
 	ErrConflict = errors.New("the set is at another revision")
 	// ErrTooManyDeletes: a commit deletes more than its guard allows. The error

@@ -37,8 +37,8 @@ func (s *Store) Delete(ctx context.Context, name desired.Name) error {
 	if st == nil {
 		return fmt.Errorf("%w: %s", ErrNotFound, name)
 	}
-	if !st.head.Epoch.IsZero() { // else its file could not even be read, and fleet.db knows best
-		if err := s.fleet.note(name, epochsOf(st.head)); err != nil {
+	if epochs := st.epochs(); epochs != nil { // else fleet.db knows best
+		if err := s.fleet.note(name, epochs); err != nil {
 			return fmt.Errorf("retire the epoch of %s: %w", name, err)
 		}
 	}
@@ -88,9 +88,10 @@ func (s *Store) Restore(ctx context.Context, name desired.Name, objects iter.Seq
 	}
 	defer set.unlock()
 	var current []desired.Position
-	if st := set.state.Load(); st != nil && !st.head.Epoch.IsZero() {
-		current = epochsOf(st.head)
-		from.Salt = s.saltOf(set, from.Salt)
+	if st := set.state.Load(); st != nil {
+		if current = st.epochs(); current != nil {
+			from.Salt = s.saltOf(set, from.Salt)
+		}
 	}
 	head, err := s.fleet.begin(name, current, from.Known)
 	if err != nil {
