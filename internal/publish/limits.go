@@ -13,6 +13,9 @@ const (
 	// maxLineBytes bounds a line of JSONL: the largest object with each of its
 	// bytes as \u00xx, and room for names and white space. Base64 needs less.
 	maxLineBytes = 6*desired.MaxEnvelopeBytes + 1<<20
+	// maxBase64Bytes is the largest value in base64, without line breaks: it is
+	// refused before it is decoded if it has more.
+	maxBase64Bytes = (desired.MaxValueBytes + 2) / 3 * 4
 	// chunkBytes is how much of an input is parsed at once: some 1,500 lines, so
 	// that handing it on costs nothing.
 	chunkBytes = 256 << 10
