@@ -29,6 +29,9 @@ func (a *app) setCommand() *cobra.Command {
 			return exactArgs("SET", "KEY")(c, args)
 		},
 		RunE: func(c *cobra.Command, args []string) error {
+			if err := a.remote.check(); err != nil { // before what may take long
+				return err
+			}
 			value, err := a.value(args, file)
 			if err != nil {
 				return err

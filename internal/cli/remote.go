@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -40,9 +41,12 @@ func (r *remote) check() error { return checkInsecure(r.address, r.insecure) }
 
 // checkInsecure refuses plain text anywhere but on loopback.
 func checkInsecure(address string, allowed bool) error {
-	host, _, err := net.SplitHostPort(address)
+	host, port, err := net.SplitHostPort(address)
 	if err != nil {
 		return misusef("address %q: want host:port", address)
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return misusef("address %q: the port has to be a number from 0 to 65535", address)
 	}
 	if !allowed {
 		return misusef("this version has no TLS yet: pass --insecure, with an address on loopback")
