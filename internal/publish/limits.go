@@ -41,11 +41,12 @@ const (
 	directBytes = delta.FrameBytes / 2
 	// maxAttempts bounds how often a set is compared again that has moved.
 	maxAttempts = 5
-	// retries bounds how often a call is made again whose connection broke;
-	// before the first it waits firstBackoff, before each other twice as long as
-	// before the last.
-	retries      = 4
-	firstBackoff = 100 * time.Millisecond
+	// retries bounds how often a call is made again that had no connection, or
+	// whose connection broke; before the first it waits firstBackoff, before each
+	// other twice as long as before the last, give or take a quarter: 13 s in all,
+	// in which a server can start anew.
+	retries      = 6
+	firstBackoff = 200 * time.Millisecond
 	// progressEvery is how many objects pass between two reports of progress.
 	progressEvery = 1024
 )
