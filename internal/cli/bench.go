@@ -24,12 +24,7 @@ func (a *app) benchCommand() *cobra.Command {
 		Long: "Measures a real server and real agents over loopback in one process, on made-up sets in a\n" +
 			"temporary folder that is removed at the end (TMPDIR says where). Times depend on the machine;\n" +
 			"the ratios are taken within one run.",
-		Args: func(c *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return misusef("unknown benchmark %q\nsee '%s --help'", args[0], c.CommandPath())
-			}
-			return nil
-		},
+		Args: exactArgs(),
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	c.AddCommand(a.benchTransferCommand(), a.benchCommitCommand(), a.benchPollCommand())
