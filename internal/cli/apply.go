@@ -98,6 +98,9 @@ func (a *app) apply(ctx context.Context, path, prefix string, o publish.Options)
 		return err
 	}
 	defer conn.Close()
+	if err := settle(ctx, conn); err != nil {
+		return err
+	}
 	o.Progress, o.Logger = bars.update, slog.New(slog.NewTextHandler(&bars, nil))
 	plan := bufio.NewWriter(a.Out)
 	if o.DryRun && a.output != "json" {
@@ -115,7 +118,7 @@ func (a *app) apply(ctx context.Context, path, prefix string, o publish.Options)
 	}
 	d := commitDocument{
 		Set: o.Set, Epoch: r.Head.Epoch.String(), Revision: r.Head.Number, Root: r.Head.Root.String(), Objects: r.Head.Objects,
-		Created: r.Created, Updated: r.Updated, Deleted: r.Deleted, Unchanged: r.Unchanged,
+		Created: r.Created, Updated: r.Updated, Deleted: r.Deleted, Unchanged: r.Unchanged, DryRun: o.DryRun,
 	}
 	switch {
 	case a.output == "json":

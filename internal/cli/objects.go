@@ -179,6 +179,7 @@ type commitDocument struct {
 	Updated   uint64       `json:"updated"`
 	Deleted   uint64       `json:"deleted"`
 	Unchanged uint64       `json:"unchanged"`
+	DryRun    bool         `json:"dry_run,omitempty"` // nothing was done: it is what would be
 }
 
 func (a *app) printCommit(set desired.Name, head desired.Head, r *espalierv1.CommitResponse) error {
@@ -197,7 +198,7 @@ func (a *app) sayCommit(d commitDocument) error {
 	if d.Created+d.Updated+d.Deleted == 0 {
 		what = "nothing to change"
 	}
-	_, err := fmt.Fprintf(a.Out, "%s is at revision %d: %s; %s objects\n", d.Set, d.Revision, what, grouped(d.Objects))
+	_, err := fmt.Fprintf(a.Out, "%s is at revision %d: %s; %s\n", d.Set, d.Revision, what, counted(d.Objects, "object"))
 	return err
 }
 

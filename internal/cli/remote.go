@@ -2,6 +2,7 @@ package cli
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"net"
 	"net/netip"
@@ -11,11 +12,14 @@ import (
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 
 	"espalier/internal/delta"
 	"espalier/internal/desired"
+	"espalier/internal/wire"
 	espalierv1 "espalier/proto/espalier/v1"
 )
 
@@ -23,6 +27,17 @@ const defaultServer = "127.0.0.1:7600"
 
 // A command whose server vanished without a word ends within a minute.
 var keepaliveParams = keepalive.ClientParameters{Time: 40 * time.Second, Timeout: 20 * time.Second}
+
+// connectTimeout bounds how long making a connection may take, up to the first
+// word of the server.
+const connectTimeout = 15 * time.Second
+
+// While a connection can't be made, gRPC fails all calls at once until it tries
+// again: that has to be soon, or a command that tries again would not find out.
+var connectParams = grpc.ConnectParams{
+	Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
+	MinConnectTimeout: connectTimeout,
+}
 
 // remote is a server to talk to, as the flags name it.
 type remote struct {
@@ -68,11 +83,28 @@ func (r *remote) dial() (*grpc.ClientConn, error) {
 		grpc.WithDefaultCallOptions(
 			grpc.MaxCallRecvMsgSize(delta.MaxMessageBytes), grpc.MaxCallSendMsgSize(delta.MaxMessageBytes)),
 		grpc.WithKeepaliveParams(keepaliveParams),
+		grpc.WithConnectParams(connectParams),
 		grpc.WithDisableServiceConfig())
 	if err != nil {
 		return nil, fmt.Errorf("server %s: %w", r.address, err)
 	}
 	return conn, nil
+}
+
+// settle waits until conn is made or refused. It returns an error that matches
+// wire.ErrUnreachable for a server that does neither: to try again would only
+// take as long again.
+func settle(ctx context.Context, conn *grpc.ClientConn) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, connectTimeout-time.Second, // or gRPC would take it for refused
+		fmt.Errorf("%w: something accepts connections at %s, but does not answer", wire.ErrUnreachable, conn.Target()))
+	defer cancel()
+	conn.Connect()
+	for state := conn.GetState(); state == connectivity.Idle || state == connectivity.Connecting; state = conn.GetState() {
+		if !conn.WaitForStateChange(ctx, state) {
+			return context.Cause(ctx)
+		}
+	}
+	return nil
 }
 
 // operate calls fn with a client of the server.
