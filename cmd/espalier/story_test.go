@@ -1,9 +1,11 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 )
@@ -94,6 +96,32 @@ func TestStory(t *testing.T) {
 	must(t, nil, "", server.at("sets", "delete", "web-01")...)
 	if r := espalier(t, "", server.at("head", "web-01")...); r.status != 1 {
 		t.Fatalf("head of a deleted set: %+v", r)
+	}
+}
+
+// TestSet sets values of an object that has more than a value, and of many at
+// once.
+func TestSet(t *testing.T) {
+	server := serve(t, filepath.Join(t.TempDir(), "server"))
+	must(t, nil, `{"key":"k","value":"old","attributes":{"mode":"0644"},"after":["a","b"]}`, server.at("apply", "s", "-f", "-")...)
+	must(t, nil, "", server.at("set", "s", "k", "new")...)
+	const want = `{"key":"k","value":"new","attributes":{"mode":"0644"},"after":["a","b"]}` + "\n"
+	if r := must(t, nil, "", server.at("get", "s", "k", "-o", "json")...); r.stdout != want {
+		t.Errorf("get = %s, want %s", r.stdout, want)
+	}
+	var all sync.WaitGroup
+	const others = 12
+	for i := range others {
+		all.Go(func() {
+			if r := espalier(t, "", server.at("set", "new", fmt.Sprint("k", i), "v")...); r.status != 0 {
+				t.Errorf("set %d: status %d, %s", i, r.status, r.stderr)
+			}
+		})
+	}
+	all.Wait()
+	var head commit
+	if must(t, &head, "", server.at("head", "new")...); head.Objects != others || head.Revision != others {
+		t.Errorf("%+v, want %d objects", head, others)
 	}
 }
 
