@@ -54,6 +54,9 @@ func (a *app) benchTransferCommand() *cobra.Command {
 			"a tenth deletions; a case changes a tenth of the set at most.",
 		Args: exactArgs(),
 		RunE: func(c *cobra.Command, _ []string) error {
+			if err := atLeastOne("rounds", o.Rounds); err != nil {
+				return err
+			}
 			o.Observer = a.observer("objects")
 			report, err := bench.RunTransfer(c.Context(), o)
 			if err != nil {
@@ -69,6 +72,14 @@ func (a *app) benchTransferCommand() *cobra.Command {
 	c.Flags().StringSliceVar(&o.Cases, "cases", nil, "cases to measure, separated by commas (default all)")
 	c.Flags().IntVar(&o.Rounds, "rounds", 3, "how often each case is measured; the table has the medians")
 	return c
+}
+
+// atLeastOne refuses a flag that package bench would take for its default.
+func atLeastOne(flag string, n int) error {
+	if n < 1 {
+		return misusef("--%s %d: want 1 or more", flag, n)
+	}
+	return nil
 }
 
 // applyJSONL publishes a file to a set, as the command apply does.
@@ -155,6 +166,9 @@ func (a *app) benchCommitCommand() *cobra.Command {
 			"one, in memory where there is room, so that the CPU's time is without that of syncing.",
 		Args: exactArgs(),
 		RunE: func(c *cobra.Command, _ []string) error {
+			if err := atLeastOne("rounds", o.Rounds); err != nil {
+				return err
+			}
 			o.Observer = a.observer("objects")
 			report, err := bench.RunCommit(c.Context(), o)
 			if err != nil {
@@ -210,6 +224,9 @@ func (a *app) benchPollCommand() *cobra.Command {
 			if most := bench.MaxPollDuration.Seconds(); !(seconds > 0 && seconds <= most) {
 				return misusef("--seconds %g: want more than 0, and at most %g", seconds, most)
 			}
+			if err := atLeastOne("agents", o.Agents); err != nil {
+				return err
+			}
 			o.Duration = time.Duration(seconds * float64(time.Second))
 			return a.benchPoll(c.Context(), o)
 		},
@@ -239,8 +256,8 @@ func (a *app) benchPoll(ctx context.Context, o bench.PollOptions) error {
 	add("idle poll", report.Poll)
 	add("empty call", report.Empty)
 	t.Render()
-	_, err = fmt.Fprintf(a.Out, "\nAn idle poll takes %.2f times the CPU of an empty call, the median of %d pairs.\n"+
-		"%d agents, %d at a time, a connection each; %s, %d CPUs, %s.\n",
-		report.CPURatio, report.Pairs, report.Agents, report.Concurrency, report.System, report.CPUs, report.Go)
+	_, err = fmt.Fprintf(a.Out, "\nAn idle poll takes %.2f times the CPU of an empty call, the median of %s.\n"+
+		"%s, %d at a time, a connection each; %s, %d CPUs, %s.\n",
+		report.CPURatio, counted(uint64(report.Pairs), "pair"), counted(uint64(report.Agents), "agent"), report.Concurrency, report.System, report.CPUs, report.Go)
 	return err
 }
