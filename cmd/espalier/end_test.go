@@ -63,7 +63,9 @@ func TestFullOutput(t *testing.T) {
 	for _, args := range [][]string{
 		server.at("get", "s", "k"), server.at("list", "s"), server.at("head", "s"), server.at("sets"), server.at("check", "s"),
 		server.at("apply", "s", "-f", write(t, dir, 3, 1)), server.at("agent", "--once", "--host", "s", "--data", filepath.Join(dir, "agent")),
-		{"version"}, {"--help"}, {"demo", "--objects", "1000"},
+		{"version"},
+		{"--help"},
+		{"demo", "--objects", "1000"},
 	} {
 		c := exec.Command(os.Args[0], args...)
 		var stderr bytes.Buffer

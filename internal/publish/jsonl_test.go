@@ -76,6 +76,7 @@ func TestJSONL(t *testing.T) {
 	}{
 		"nothing":      {},
 		"blank lines":  {text: "\n  \n\t\r\n\n"},
+		"a BOM":        {text: "\ufeff" + `{"key":"a","value":"x"}`, want: []desired.Object{{Key: "a", Value: []byte("x")}}},
 		"one":          {text: `{"key":"a","value":"x"}`, want: []desired.Object{{Key: "a", Value: []byte("x")}}},
 		"no value":     {text: `{"key":"a","value":""}`, want: []desired.Object{{Key: "a", Value: []byte{}}}},
 		"white space":  {text: " { \"value\" :\t\"x\" , \"key\":\"a\" } \r\n", want: []desired.Object{{Key: "a", Value: []byte("x")}}},
@@ -129,6 +130,7 @@ func TestBadJSONL(t *testing.T) {
 		{`{"key":"a"`, "", `line 1: invalid JSON: the line ends too early`},
 		{`{"key":"a","value":"b`, "", `line 1: invalid JSON: the line ends too early`},
 		{"{\"key\":\"a\",\n\"value\":\"b\"}", "", `line 1: invalid JSON: the line ends too early`},
+		{"\n\ufeff{}", "", `line 2: invalid JSON: invalid character '\ufeff' at start of value, at byte 1 of the line`},
 		{"\n\nnonsense\n", "", `line 3: invalid JSON: invalid character 'o' in literal null (expecting 'u'), at byte 2 of the line`},
 		{`{"key" "a"}`, "", `line 1: invalid JSON: invalid character '"' after object name (expecting ':'), at byte 8 of the line`},
 		{`{"key":"a","value":"b",}`, "", `line 1: invalid JSON: invalid character ',' at start of value, at byte 23 of the line`},

@@ -6,7 +6,7 @@ type Phase string
 // The phases, in their order.
 const (
 	PhaseRead    Phase = "reading"
-	PhaseCompare Phase = "comparing"  // what was sent to be compared, or was found to differ
+	PhaseCompare Phase = "comparing" // what was sent to be compared, or was found to differ
 	PhaseUpload  Phase = "uploading"
 	PhaseCommit  Phase = "committing" // the server has everything, and works
 )
