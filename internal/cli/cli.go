@@ -91,7 +91,7 @@ func (a *app) explain(ctx context.Context, err error) string {
 	text := strings.TrimSpace(err.Error())
 	switch {
 	case ctx.Err() != nil && errors.Is(err, context.Canceled):
-		return "interrupted"
+		return "interrupted: " + strings.ReplaceAll(text, context.Canceled.Error(), "the command was given up")
 	case errors.Is(err, wire.ErrUnreachable):
 		return fmt.Sprintf("%s\nis 'espalier serve' running at %s? --server, or ESPALIER_SERVER, says where it is", text, a.remote.address)
 	default:

@@ -114,7 +114,7 @@ func readObject(
 	if err != nil {
 		return at, o, err
 	}
-	o, err = desired.Envelope(object.GetEnvelope()).Object([]byte(key))
+	o, err = wire.ObjectFromWire(key, object.GetEnvelope())
 	return at, o, err
 }
 
@@ -274,7 +274,7 @@ func (a *app) getCommand() *cobra.Command {
 				if err != nil {
 					return wire.FromStatus(err)
 				}
-				o, err := desired.Envelope(resp.GetEnvelope()).Object([]byte(args[1]))
+				o, err := wire.ObjectFromWire(args[1], resp.GetEnvelope())
 				if err != nil {
 					return err
 				}

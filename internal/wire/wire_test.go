@@ -191,6 +191,9 @@ func TestServersAreNotUsers(t *testing.T) {
 			}
 		}
 	}
+	if _, err := wire.ObjectFromWire("k", nil); !errors.Is(err, delta.ErrProtocol) || errors.Is(err, desired.ErrInvalid) {
+		t.Errorf("an object without an envelope: %v, want %v", err, delta.ErrProtocol)
+	}
 	for name, sets := range map[string][]*espalierv1.SetAnswer{
 		"a delta to no number": {{Root: head.Root[:]}},
 		"a delta to no root":   {{Number: 1}},
