@@ -76,6 +76,11 @@ type onceDocument struct {
 	Failed        uint64            `json:"failed"`
 }
 
+// modeFailed is the mode of a set that is not what the server has.
+const modeFailed = "failed"
+
+// onceSetDocument tells what is mirrored of a set; epoch and root are empty, and
+// the revision 0, where nothing is yet.
 type onceSetDocument struct {
 	Set      desired.Name `json:"set"`
 	Epoch    string       `json:"epoch"`
@@ -91,7 +96,7 @@ type onceSetDocument struct {
 func (a *app) agentOnce(ctx context.Context, o agent.Options, timeout time.Duration) error {
 	if timeout > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, timeout)
+		ctx, cancel = context.WithTimeoutCause(ctx, timeout, errLate)
 		defer cancel()
 	}
 	bar := a.progress("receiving")
@@ -102,25 +107,46 @@ func (a *app) agentOnce(ctx context.Context, o agent.Options, timeout time.Durat
 	}
 	report, err := g.Sync(ctx)
 	bar.Finish()
+	if errors.Is(context.Cause(ctx), errLate) && err != nil {
+		err = fmt.Errorf("%w: it took longer than the %v of --timeout", lateness(report), timeout)
+	}
 	err = errors.Join(err, g.Close())
+	if errors.Is(err, wire.ErrUnreachable) && report.BytesReceived == 0 {
+		return err // there is nothing to report
+	}
+	return errors.Join(err, a.printOnce(onceOf(report)))
+}
+
+// errLate is why a sync ends that --timeout ends.
+var errLate = errors.New("not in step with the server")
+
+// lateness returns what it means that the time was over.
+func lateness(r agent.Report) error {
+	if r.BytesReceived == 0 {
+		return wire.ErrUnreachable
+	}
+	return errLate
+}
+
+func onceOf(report agent.Report) onceDocument {
 	d := onceDocument{
 		Host: report.Host, BytesSent: report.BytesSent, BytesReceived: report.BytesReceived,
 		RoundTrips: report.RoundTrips, Seconds: report.Duration.Seconds(),
 	}
 	for _, s := range report.Sets {
 		set := onceSetDocument{
-			Set: s.Set, Epoch: s.Head.Epoch.String(), Revision: s.Head.Number, Root: s.Head.Root.String(),
-			Objects: s.Head.Objects, Mode: s.Mode.String(), Upserts: s.Upserts, Deletes: s.Deletes,
+			Set: s.Set, Revision: s.Head.Number, Objects: s.Head.Objects,
+			Mode: s.Mode.String(), Upserts: s.Upserts, Deletes: s.Deletes,
+		}
+		if s.Head.Number > 0 {
+			set.Epoch, set.Root = s.Head.Epoch.String(), s.Head.Root.String()
 		}
 		if s.Err != nil {
-			set.Error = s.Err.Error()
+			set.Mode, set.Error = modeFailed, s.Err.Error()
 		}
 		d.Sets = append(d.Sets, set)
 	}
-	if errors.Is(err, wire.ErrUnreachable) && report.BytesReceived == 0 {
-		return err // there is nothing to report
-	}
-	return errors.Join(err, a.printOnce(d))
+	return d
 }
 
 func (a *app) printOnce(d onceDocument) error {
@@ -131,13 +157,13 @@ func (a *app) printOnce(d onceDocument) error {
 		if s.Error != "" {
 			continue // the error is the command's
 		}
-		_, err := fmt.Fprintf(a.Out, "%s is at revision %d, %s (%s upserts, %s deletes): %s objects, root %s\n",
-			s.Set, s.Revision, s.Mode, grouped(s.Upserts), grouped(s.Deletes), grouped(s.Objects), s.Root)
+		_, err := fmt.Fprintf(a.Out, "%s is at revision %d, %s (%s, %s): %s, root %s\n", s.Set, s.Revision, s.Mode,
+			counted(s.Upserts, "upsert"), counted(s.Deletes, "delete"), counted(s.Objects, "object"), s.Root)
 		if err != nil {
 			return err
 		}
 	}
-	_, err := fmt.Fprintf(a.Out, "sent %s, received %s in %d round trips and %.3f s\n",
-		size(d.BytesSent), size(d.BytesReceived), d.RoundTrips, d.Seconds)
+	_, err := fmt.Fprintf(a.Out, "sent %s, received %s in %s and %.3f s\n",
+		size(d.BytesSent), size(d.BytesReceived), counted(uint64(d.RoundTrips), "round trip"), d.Seconds)
 	return err
 }
