@@ -26,8 +26,9 @@ func TestDemo(t *testing.T) {
 	}
 	for _, want := range []string{
 		"2,000 objects, 250.0 KB of keys and values, were published",
-		"first full sync", "1 change ", "100 changes, scattered", "100 changes, clustered", "200 changes, scattered",
-		"1 deletion", "history lost", "10 values flipped", "nothing changed",
+		"changed      sent", "first full sync     2,000", "one change              1", "scattered             100",
+		"clustered             100", "scattered             200", "one deletion            1", "history lost          100",
+		"bytes flipped          10", "nothing changed         0",
 		"1,999 objects that remain", "the same root",
 	} {
 		if !strings.Contains(out, want) {

@@ -93,7 +93,14 @@ type demoLines struct {
 }
 
 // demoLine fits into 80 columns.
-const demoLine = "%-25s %9s %9s %9s %5s %7s  %s\n"
+const demoLine = "%-15s %9s %9s %9s %9s %5s %7s  %s\n"
+
+// demoWhat are the cases in words, next to how much has changed.
+var demoWhat = map[string]string{
+	"full": "first full sync", "warm-1": "one change", "warm-100": "scattered", "warm-100-clustered": "clustered",
+	"warm-10000": "scattered", "warm-10000-clustered": "clustered", "delete-1": "one deletion",
+	"descent-100": "history lost", "corrupt": "bytes flipped", "idle": "nothing changed",
+}
 
 func (d *demoLines) row(r bench.TransferRow) {
 	if d.rows == nil {
@@ -106,11 +113,10 @@ func (d *demoLines) row(r bench.TransferRow) {
 			"durable; the payload is what the keys and values of a change add up to.\n\n"+
 			"%s objects, %s of keys and values, were published in %s.\n\n",
 			grouped(r.SetObjects), size(r.SetBytes), duration(r.Seconds))
-		fmt.Fprintf(d.out, demoLine, "", "sent", "received", "payload", "trips", "time", "mode")
+		fmt.Fprintf(d.out, demoLine, "", "changed", "sent", "received", "payload", "trips", "time", "mode")
 		return
 	}
-	what := strings.Replace(r.What, ", scattered, ", ", ", 1) // where nothing is clustered
-	fmt.Fprintf(d.out, demoLine, what, size(r.Sent), size(r.Received), size(r.Payload),
+	fmt.Fprintf(d.out, demoLine, demoWhat[r.Case], grouped(r.Changed), size(r.Sent), size(r.Received), size(r.Payload),
 		fmt.Sprint(r.RoundTrips), duration(r.Seconds), r.Mode)
 }
 
