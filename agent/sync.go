@@ -149,7 +149,7 @@ func (a *Agent) act(ctx context.Context, m *mirror, answer *wire.Answer, s *SetR
 	case wire.StatusForked:
 		return 0, a.refuse(m, answer.Head)
 	case wire.StatusUnknown:
-		return 0, fmt.Errorf("the server has no such set; what was verified last stays in force: %w", store.ErrNotFound)
+		return 0, fmt.Errorf("%w at the server; what was verified last stays in force", store.ErrNotFound)
 	default:
 		return 0, errors.New("the server cannot serve the set now; its log says why; what was verified last stays in force")
 	}
@@ -221,7 +221,7 @@ func (a *Agent) refuse(m *mirror, head desired.Head) error {
 		ErrUnsafe, head.Number, m.Head().Number, remedy)
 }
 
-const remedy = "on the server, 'espalier epoch SET' lets all hosts follow what it has now, and 'espalier restore SET' a backup"
+const remedy = "on the server, 'espalier epoch SET' lets all hosts follow what it has now, and 'espalier restore SET FILE' a backup"
 
 // admit reports whether head leads on from the latest revision that this host
 // has ever held. Nothing moves backwards, unless an operator started a new

@@ -44,7 +44,7 @@ func (s *Store) Fork(ctx context.Context, name desired.Name, p desired.Position)
 
 func (m *meta) forkError() error {
 	return fmt.Errorf("set %s: its %w: a host holds a revision %d that is none of its history, which is at %d; "+
-		"nothing is committed until 'espalier epoch %s' lets all hosts follow what the server has, or 'espalier restore %s' a backup",
+		"nothing is committed until 'espalier epoch %s' lets all hosts follow what the server has, or 'espalier restore %s FILE' a backup",
 		m.name, ErrForked, m.forked, m.head.Number, m.name, m.name)
 }
 
