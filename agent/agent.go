@@ -70,7 +70,8 @@ type mirror struct {
 
 // Open opens the agent's data folder and prepares the connection, which is made
 // when it is first needed. It returns an error that matches store.ErrInUse if
-// another process has the folder.
+// another process has the folder, and one that matches store.ErrForeign if it is
+// that of a server or another host.
 func Open(o Options) (*Agent, error) {
 	if _, err := desired.ParseName(string(o.Host)); err != nil {
 		return nil, err
@@ -103,7 +104,7 @@ func checkSets(sets []desired.Name) error {
 }
 
 func (a *Agent) open() (err error) {
-	if a.lock, err = store.LockDir(a.options.Dir); err != nil {
+	if a.lock, err = store.LockDir(a.options.Dir, "agent of "+string(a.options.Host)); err != nil {
 		return err
 	}
 	for _, name := range a.options.Sets {
@@ -164,7 +165,7 @@ func (a *Agent) Run(ctx context.Context) error {
 					"mode", s.Mode, "upserts", s.Upserts, "deletes", s.Deletes)
 			}
 		}
-		if err := a.scrub(ctx, scrubBytes); err != nil {
+		if err := a.Scrub(ctx); err != nil {
 			a.log.Error("scrub", "error", err)
 		}
 		sleep(ctx, wait)

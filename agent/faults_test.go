@@ -190,9 +190,18 @@ func TestRestoreIsFollowed(t *testing.T) {
 	}
 }
 
-// TestForkIsRefused puts an older copy of a set's file behind the server's back.
+// TestForkIsRefused puts an older copy of a set's file behind the server's back,
+// which then goes on from there. The agent keeps what it has, and the server
+// commits nothing, until an operator starts an epoch.
 func TestForkIsRefused(t *testing.T) {
-	dir := t.TempDir()
+	for name, later := range map[string]int{"behind": 0, "at the same number": 1, "past it": 3} {
+		t.Run(name, func(t *testing.T) { testFork(t, later) })
+	}
+}
+
+// testFork lets the server publish so many revisions before the agent polls.
+func testFork(t *testing.T, later int) {
+	dir, mirror := t.TempDir(), t.TempDir()
 	path := filepath.Join(dir, "sets", "web-01.db")
 	o := serveDir(t, dir)
 	o.publish(t, "web-01", map[string]string{"a": "1"})
@@ -201,7 +210,6 @@ func TestForkIsRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	mirror := t.TempDir()
 	o = serveDir(t, dir)
 	held := o.publish(t, "web-01", map[string]string{"a": "2"})
 	a := open(t, agent.Options{Host: "web-01", Dir: mirror, Server: o.addr})
@@ -213,23 +221,41 @@ func TestForkIsRefused(t *testing.T) {
 	}
 
 	o = serveDir(t, dir)
+	for i := range later {
+		o.publish(t, "web-01", map[string]string{"a": fmt.Sprint("fork ", i)})
+	}
 	a = open(t, agent.Options{Host: "web-01", Dir: mirror, Server: o.addr})
-	if _, err := a.Sync(t.Context()); !errors.Is(err, agent.ErrUnsafe) || !strings.Contains(err.Error(), "already") {
-		t.Errorf("a server that went back: Sync = %v, want %v", err, agent.ErrUnsafe)
-	}
-	o.publish(t, "web-01", map[string]string{"a": "3"})
-	if _, err := a.Sync(t.Context()); !errors.Is(err, agent.ErrUnsafe) || !strings.Contains(err.Error(), "forked") {
-		t.Errorf("a fork: Sync = %v, want %v", err, agent.ErrUnsafe)
-	}
-	err = a.View("web-01", func(s *store.Snapshot) error {
-		if s.Head().Revision != held.Revision {
-			t.Errorf("mirror is at %v, want %v", s.Head(), held)
+	for range 2 {
+		if _, err := a.Sync(t.Context()); !errors.Is(err, agent.ErrUnsafe) || !strings.Contains(err.Error(), "'espalier epoch SET'") {
+			t.Errorf("Sync = %v, want %v", err, agent.ErrUnsafe)
 		}
-		return nil
-	})
-	if err != nil {
-		t.Error(err)
+		err = a.View("web-01", func(s *store.Snapshot) error {
+			if s.Head().Revision != held.Revision {
+				t.Errorf("mirror is at %v, want %v", s.Head(), held)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		if _, err := o.Commit(t.Context(), "web-01", store.Commit{Changes: changes(map[string]string{"b": "1"})}); !errors.Is(err, store.ErrForked) {
+			t.Errorf("Commit = %v, want %v", err, store.ErrForked)
+		}
+		a.Close()
+		o.stop()
+		o = serveDir(t, dir) // which has not forgotten
+		a = open(t, agent.Options{Host: "web-01", Dir: mirror, Server: o.addr})
 	}
+
+	head, err := o.Renew(t.Context(), "web-01", "test", "the server is right")
+	if err != nil || head.Number <= held.Number {
+		t.Fatalf("Renew = %v, %v, want a number above %d", head, err, held.Number)
+	}
+	if got := sync(t, a); got.Head.Revision != head.Revision || got.Upserts != 1 {
+		t.Errorf("%d upserts to %v, want 1 to %v", got.Upserts, got.Head, head)
+	}
+	o.publish(t, "web-01", map[string]string{"b": "1"})
+	sync(t, a)
 }
 
 // TestFlippedBytesAreFetchedAgain damages values in the mirror's file.

@@ -39,7 +39,7 @@ func openKeeper(m *mirror) (*keeper, error) {
 // have tells a receiver what to start from.
 func (k *keeper) have() (delta.Have, error) {
 	if k.staging != nil && k.staging.Mark() == nil { // nothing has come since it was made
-		if err := k.staging.Discard(); err != nil {
+		if err := k.mirror.DiscardStaging(); err != nil {
 			return delta.Have{}, err
 		}
 		k.staging = nil
@@ -88,6 +88,9 @@ func (k *keeper) carryOut(ctx context.Context, r *delta.Receiver, e delta.Effect
 	}
 	if e.Restage {
 		if err := k.stage(ctx, store.StageEmpty, e.Salt); err != nil {
+			return true, err
+		}
+		if err := k.mirror.NeedRoom(r.Stats().Head); err != nil {
 			return true, err
 		}
 	}

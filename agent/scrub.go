@@ -1,9 +1,9 @@
 package agent
 
 import (
-	"bytes"
 	"context"
 	"errors"
+	"math/rand/v2"
 
 	"espalier/store"
 )
@@ -11,35 +11,28 @@ import (
 // scrubber goes around the mirrors and reads what nobody asks for, a little at a
 // time: a flipped bit leaves all digests, and so every root, as they were.
 type scrubber struct {
+	begun  bool
 	mirror int
 	from   []byte // where in the mirror to go on
 }
 
-// scrub reads some bytes of the mirrors, which checks them against their
-// digests. A mirror with damage is repaired: it owns up to what is really there,
-// and the next Sync fetches what is wrong.
-func (a *Agent) scrub(ctx context.Context, budget int) error {
+// Scrub verifies a part of the mirrors, the next at each call, the first
+// anywhere: of a mirror with a million objects a sixtieth or so. A mirror with
+// damage is repaired: it owns up to what is really there, and the next Sync
+// fetches what is wrong.
+func (a *Agent) Scrub(ctx context.Context) error { return a.scrub(ctx, scrubBytes) }
+
+func (a *Agent) scrub(ctx context.Context, bytes int) error {
 	s := &a.scrubber
-	if s.mirror >= len(a.mirrors) {
-		s.mirror = 0
+	if !s.begun {
+		if err := a.beginAnywhere(); err != nil {
+			return err
+		}
 	}
 	m := a.mirrors[s.mirror]
-	var next []byte
-	err := m.View(func(snapshot *store.Snapshot) error {
-		for c, err := range snapshot.Objects(s.from, nil) {
-			if err != nil {
-				return err
-			}
-			if budget <= 0 { // not before one was read, however large
-				next = bytes.Clone(c.Key)
-				return nil
-			}
-			budget -= len(c.Key) + len(c.Envelope)
-		}
-		return nil
-	})
+	next, err := m.Scrub(s.from, bytes)
 	if s.from = next; next == nil {
-		s.mirror++
+		s.mirror = (s.mirror + 1) % len(a.mirrors)
 	}
 	switch {
 	case errors.Is(err, store.ErrNotFound):
@@ -48,5 +41,20 @@ func (a *Agent) scrub(ctx context.Context, budget int) error {
 		return err
 	}
 	_, err = m.Repair(ctx)
+	return err
+}
+
+// beginAnywhere lets the scrub begin at random: an agent that is started again
+// and again would else read the same part each time.
+func (a *Agent) beginAnywhere() error {
+	s := &a.scrubber
+	s.begun, s.mirror = true, rand.IntN(len(a.mirrors))
+	err := a.mirrors[s.mirror].View(func(snapshot *store.Snapshot) (err error) {
+		s.from, err = snapshot.NodeAt(rand.Uint64N(snapshot.Head().Objects + 1))
+		return err
+	})
+	if errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrCorrupt) {
+		return nil // the scrub will come upon it
+	}
 	return err
 }

@@ -97,15 +97,13 @@ func (a *Agent) poll(ctx context.Context) ([]*wire.Answer, error) {
 	return answers, nil
 }
 
-// held names what the mirror holds, honestly: a damaged one by the root of what
-// is really there.
+// held names what the mirror holds: what is damaged is no revision.
 func (m *mirror) held() delta.Held {
-	head := m.Head()
-	root := head.Root
 	if m.Damaged() {
-		root = m.TreeRoot()
+		return delta.Held{Name: m.name}
 	}
-	return delta.Held{Name: m.name, Epoch: head.Epoch.Prefix(), Number: head.Number, Root: root.Prefix()}
+	head := m.Head()
+	return delta.Held{Name: m.name, Epoch: head.Epoch.Prefix(), Number: head.Number, Root: head.Root.Prefix()}
 }
 
 // follow brings a mirror to where the answer says, nil if it is there, and
@@ -124,8 +122,8 @@ func (a *Agent) follow(ctx context.Context, m *mirror, answer *wire.Answer, s *S
 			trips += more
 		}
 	}
-	if err == nil {
-		err = m.discardStaging()
+	if err == nil { // to a mirror that is current, what is staged is of no use
+		err = m.DiscardStaging()
 	}
 	if err != nil {
 		s.Err = fmt.Errorf("set %q: %w", m.name, err)
@@ -148,8 +146,10 @@ func (a *Agent) act(ctx context.Context, m *mirror, answer *wire.Answer, s *SetR
 			return 0, err
 		}
 		return a.pull(ctx, m, s)
+	case wire.StatusForked:
+		return 0, a.refuse(m, answer.Head)
 	case wire.StatusUnknown:
-		return 0, fmt.Errorf("the server has no such set; what was verified last stays in force: %w", store.ErrNotFound)
+		return 0, fmt.Errorf("%w at the server; what was verified last stays in force", store.ErrNotFound)
 	default:
 		return 0, errors.New("the server cannot serve the set now; its log says why; what was verified last stays in force")
 	}
@@ -158,21 +158,11 @@ func (a *Agent) act(ctx context.Context, m *mirror, answer *wire.Answer, s *SetR
 // mend makes a mirror own up to what is damaged, so that a descent finds it, and
 // gives up what is staged.
 func (m *mirror) mend(ctx context.Context) error {
-	if err := m.discardStaging(); err != nil {
+	if err := m.DiscardStaging(); err != nil {
 		return err
 	}
 	_, err := m.Repair(ctx)
 	return err
-}
-
-// discardStaging deletes what an earlier pull has staged: to a mirror that is
-// current, or in doubt, it is of no use.
-func (m *mirror) discardStaging() error {
-	staging, err := m.Staging()
-	if staging == nil || err != nil {
-		return err
-	}
-	return staging.Discard()
 }
 
 // errUseless is what errors match about a delta that a pull has to replace.
@@ -221,12 +211,22 @@ func all(changes []desired.Change) func(func(desired.Change, error) bool) {
 	}
 }
 
+// refuse returns why this host doesn't follow a server whose history, now at
+// head, is not that of what the mirror holds.
+func (a *Agent) refuse(m *mirror, head desired.Head) error {
+	if err := admit(m.Floor(), head); err != nil {
+		return err
+	}
+	return fmt.Errorf("%w: it is at revision %d, and what it had as revision %d is not what this host has: its history was forked; %s",
+		ErrUnsafe, head.Number, m.Head().Number, remedy)
+}
+
+const remedy = "on the server, 'espalier epoch SET' lets all hosts follow what it has now, and 'espalier restore SET FILE' a backup"
+
 // admit reports whether head leads on from the latest revision that this host
 // has ever held. Nothing moves backwards, unless an operator started a new
 // epoch, which says what it follows.
 func admit(floor desired.Revision, head desired.Head) error {
-	const remedy = "restore the set from a backup of what this host follows, with 'espalier restore', " +
-		"or clear the agent's data folder to start over"
 	switch {
 	case floor.Number == 0, head.Revision == floor, head.Follows(floor):
 		return nil

@@ -15,7 +15,7 @@ import (
 // corrupt flips a byte in some values of the mirror's file, as a bad disk does,
 // and lets the agent find and mend them.
 func (t *transfer) corrupt(ctx context.Context) (TransferRow, error) {
-	keys, err := t.workload.Sample(min(flippedValues, t.options.Objects/changeShare))
+	keys, err := t.workload.Sample(min(flippedValues, MostChanges(t.options.Objects)))
 	if err != nil {
 		return TransferRow{}, err
 	}
@@ -40,7 +40,7 @@ func (t *transfer) corrupt(ctx context.Context) (TransferRow, error) {
 	if synced.report.Upserts != uint64(len(keys)) {
 		return TransferRow{}, fmt.Errorf("%d objects were fetched to mend %d", synced.report.Upserts, len(keys))
 	}
-	row := synced.row(fmt.Sprintf("%s values flipped in the mirror's file", grouped(len(keys))))
+	row := synced.row(fmt.Sprintf("%s values flipped on disk", grouped(len(keys))))
 	row.Changed, row.Payload = uint64(len(keys)), damaged
 	return row, nil
 }

@@ -31,6 +31,9 @@ const (
 	flippedValues = 10
 )
 
+// MostChanges returns how many objects of a set one change set touches at most.
+func MostChanges(objects int) int { return objects / changeShare }
+
 // checkSizes returns nil if a workload of that size can be made up.
 func checkSizes(objects, valueBytes int) error {
 	if objects < MinObjects || objects > MaxObjects {

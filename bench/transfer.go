@@ -303,7 +303,7 @@ type step struct {
 
 // within returns the mix cut to what a set of so many objects bears.
 func (m Mix) within(objects int) Mix {
-	if n := objects / changeShare; m.Count() > n {
+	if n := MostChanges(objects); m.Count() > n {
 		cut := MixOf(n)
 		cut.Clustered = m.Clustered
 		return cut

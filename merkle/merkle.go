@@ -132,6 +132,21 @@ func Root(r Reader) (Row, error) {
 // level 1.
 func EmptyRoot() Digest { return sha256.Sum256([]byte{nodeTag, 1}) }
 
+// Node returns the digest and the count of a node of the level that has those
+// children, or the first error that comes with them.
+func Node(level int, children iter.Seq2[Row, error]) (Digest, uint64, error) {
+	var n node
+	n.reset(level, nil)
+	for row, err := range children {
+		if err != nil {
+			return Digest{}, 0, err
+		}
+		n.add(&row.Digest, row.Count)
+	}
+	row := n.row()
+	return row.Digest, row.Count, nil
+}
+
 // node accumulates a node's children.
 type node struct {
 	key   []byte

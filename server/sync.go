@@ -27,7 +27,7 @@ func (s source) Touched(number uint64, limit int) (desired.Digest, [][]byte, boo
 }
 
 // Poll answers from the heads in memory; only a set that has moved is opened.
-func (s syncService) Poll(_ context.Context, req *espalierv1.PollRequest) (*espalierv1.PollResponse, error) {
+func (s syncService) Poll(ctx context.Context, req *espalierv1.PollRequest) (*espalierv1.PollResponse, error) {
 	held, err := wire.PollRequestFromWire(req)
 	if err != nil {
 		return nil, wire.ToStatus(err)
@@ -39,7 +39,7 @@ func (s syncService) Poll(_ context.Context, req *espalierv1.PollRequest) (*espa
 		if err == nil && h.Current(head) {
 			continue
 		}
-		a := s.server.answer(h, head, err, room)
+		a := s.server.answer(ctx, h, head, err, room)
 		a.Index = i
 		room -= len(a.Frame)
 		answers = append(answers, a)
@@ -49,19 +49,16 @@ func (s syncService) Poll(_ context.Context, req *espalierv1.PollRequest) (*espa
 
 // answer says how the agent gets from what it holds to head, in at most room
 // bytes.
-func (s *Server) answer(held delta.Held, head desired.Head, err error, room int) wire.Answer {
+func (s *Server) answer(ctx context.Context, held delta.Held, head desired.Head, err error, room int) wire.Answer {
 	if err == nil {
 		var a wire.Answer
-		err = s.store.View(held.Name, func(snapshot *store.Snapshot) error {
-			head = snapshot.Head()
-			frame, ok, err := delta.Inline(s.codec, source{snapshot}, held)
-			if ok && len(frame) <= room {
-				a = wire.Answer{Status: wire.StatusDelta, Number: head.Number, Root: head.Root, Frame: frame}
-			} else {
-				a = wire.Answer{Status: wire.StatusPull, Head: head}
-			}
+		err = s.store.View(held.Name, func(snapshot *store.Snapshot) (err error) {
+			a, err = s.advise(snapshot, held, room)
 			return err
 		})
+		if err == nil && a.Status == wire.StatusForked {
+			err = s.store.Fork(ctx, held.Name, desired.Position{Epoch: a.Head.Epoch, Number: held.Number})
+		}
 		if err == nil {
 			return a
 		}
@@ -73,6 +70,23 @@ func (s *Server) answer(held delta.Held, head desired.Head, err error, room int)
 		s.log.Warn("a set cannot be served", "set", held.Name, "error", err)
 	}
 	return wire.Answer{Status: wire.StatusUnavailable}
+}
+
+// advise is answer, once the set is open.
+func (s *Server) advise(snapshot *store.Snapshot, held delta.Held, room int) (wire.Answer, error) {
+	head, src := snapshot.Head(), source{snapshot}
+	forked, err := delta.Forked(src, held)
+	if err != nil {
+		return wire.Answer{}, err
+	}
+	if forked {
+		return wire.Answer{Status: wire.StatusForked, Head: head}, nil
+	}
+	frame, ok, err := delta.Inline(s.codec, src, held)
+	if ok && len(frame) <= room {
+		return wire.Answer{Status: wire.StatusDelta, Number: head.Number, Root: head.Root, Frame: frame}, nil
+	}
+	return wire.Answer{Status: wire.StatusPull, Head: head}, err
 }
 
 // Pull runs the sender's half of the conversation. Each response is read in a

@@ -156,33 +156,40 @@ func (st *Staging) appendThrough(b *batch, mark []byte, held *content) error {
 }
 
 // resume brings the tree in the making to where the objects are, if its state
-// was lost.
+// was lost, and holds what is stored against it: the objects against their
+// digests, and those against the tree.
 func (a *appending) resume(h *handle, salt uint64) error {
 	if a.bulk != nil {
 		return nil
 	}
 	b := newBulk(salt, nil)
-	err := h.view(func(tx *bolt.Tx) error {
-		r, err := openRows(tx)
-		if err != nil {
-			return err
-		}
-		for _, err := range r.Rows(1, nil, nil) {
+	err := viewHandle(h, func(s *Snapshot) error {
+		for row, err := range s.Rows(1, nil, nil) {
 			if err != nil {
 				return err
 			}
-			b.stored++
+			row.Key = bytes.Clone(row.Key)
+			b.stored = append(b.stored, row)
 		}
-		for row, err := range r.Rows(0, nil, nil) {
+		var held content
+		for c, err := range s.Objects(nil, nil) {
+			if err == nil {
+				err = b.builder.Add(c.Key, c.Digest)
+			}
 			if err != nil {
 				return err
 			}
-			if err := b.builder.Add(row.Key, row.Digest); err != nil {
-				return fmt.Errorf("%w: %w", ErrCorrupt, err)
-			}
+			held.objects++
+			held.bytes += uint64(c.PayloadBytes())
+		}
+		if len(b.stored) > 0 || held != s.meta.held {
+			return fmt.Errorf("%w: %d objects, of %d; %d nodes too many", ErrCorrupt, held.objects, s.meta.held.objects, len(b.stored))
 		}
 		return nil
 	})
+	if errors.Is(err, merkle.ErrOrder) {
+		err = fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
 	if err == nil {
 		a.bulk = b
 	}

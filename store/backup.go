@@ -111,7 +111,7 @@ func (b *backup) load(ctx context.Context) error {
 		}
 		var some batch
 		err := b.readSame(func(snap *Snapshot) (err error) {
-			from, _, err = b.opener.chunk.read(snap, from, func(c desired.Change) { some.add(c.Key, c.Digest, c.Envelope) })
+			from, err = b.opener.chunk.read(snap, from, func(c desired.Change) { some.add(c.Key, c.Digest, c.Envelope) })
 			return err
 		})
 		if err != nil {
@@ -242,4 +242,22 @@ func (b *backup) publish(path string) error {
 		return fmt.Errorf("backup to %s: %w", path, err)
 	}
 	return syncFolder(filepath.Dir(path))
+}
+
+// read hands objects of snap from a key on to fn, as far as the bounds allow but
+// at least one, and returns the key to go on from, nil at the end.
+func (b bounds) read(snap *Snapshot, from []byte, fn func(desired.Change)) (next []byte, err error) {
+	rows, bytes := 0, 0
+	for c, err := range snap.Objects(from, nil) {
+		if err != nil {
+			return nil, err
+		}
+		if rows > 0 && b.exceeded(rows+1, bytes+len(c.Envelope)) {
+			return append([]byte{}, c.Key...), nil
+		}
+		fn(c)
+		rows++
+		bytes += len(c.Key) + len(c.Envelope)
+	}
+	return nil, nil
 }

@@ -361,12 +361,11 @@ func BenchmarkMirror(b *testing.B) {
 	})
 	b.Run("stage copy", func(b *testing.B) {
 		for range b.N {
-			st, err := m.Stage(b.Context(), store.StageCopy, salt)
-			if err != nil {
+			if _, err := m.Stage(b.Context(), store.StageCopy, salt); err != nil {
 				b.Fatal(err)
 			}
 			b.StopTimer()
-			if err := st.Discard(); err != nil {
+			if err := m.DiscardStaging(); err != nil {
 				b.Fatal(err)
 			}
 			b.StartTimer()

@@ -143,7 +143,7 @@ func (e *edit) commit(c *Commit, b *batch) (Result, error) {
 		}
 		return a, err
 	}
-	if err := expect(c.Expect, e.head); err != nil {
+	if err := c.follows(&e.meta); err != nil {
 		return Result{}, err
 	}
 	p, err := e.compare(b)
@@ -187,6 +187,14 @@ func (t *tally) result(head desired.Head) Result {
 		Head: head, Created: t.created, Updated: t.updated, Deleted: t.deleted,
 		Unchanged: t.unchanged, Missing: t.missing,
 	}
+}
+
+// follows returns nil if the commit can be the next of the set that m is of.
+func (c *Commit) follows(m *meta) error {
+	if m.forked != 0 {
+		return m.forkError()
+	}
+	return expect(c.Expect, m.head)
 }
 
 // expect returns nil if head is what is wanted, nil being anything; a zero head

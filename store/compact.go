@@ -111,10 +111,10 @@ func (s *Store) compactInto(ctx context.Context, set *set, old *bolt.Tx, snap *S
 		if err := e.held.is(snap.Head()); err != nil {
 			return err
 		}
+		e.meta = snap.meta
 		if o.DropHistory {
 			return e.rebase(snap.Head(), "", "history dropped")
 		}
-		e.meta = snap.meta
 		return e.meta.write(e.tx)
 	})
 }

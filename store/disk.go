@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -24,15 +25,18 @@ const (
 	setsFolder = "sets"
 	fleetFile  = "fleet.db"
 	lockFile   = "lock"
+	ownerFile  = "owner" // whose data folder it is, in words
+
+	newFileSuffix = ".new" // of a small file that is being written
 
 	// The names of files that belong to a set. Only what ends in setSuffix is
 	// one: a set's name may contain dots, and anything else.
 	setSuffix     = ".db"
 	newSuffix     = ".db.new"     // being written; left over by a crash
 	stagingSuffix = ".db.staging" // an agent's; survives
-	floorSuffix   = ".db.floor"   // an agent's
+	floorSuffix   = ".db.floor"   // an agent's; written as a small file
 	damagedSuffix = ".db.damaged" // an agent's: a mirror that can't be read
-	longestSuffix = len(damagedSuffix)
+	longestSuffix = len(floorSuffix + newFileSuffix)
 )
 
 // setPath returns the path of a file that belongs to the set. A name that would
@@ -88,6 +92,10 @@ func removeFile(path string) error {
 	return syncFolder(filepath.Dir(path))
 }
 
+// NeedRoom returns an error that matches ErrDiskFull unless there is room to
+// stage a set of that head.
+func (m *Mirror) NeedRoom(head desired.Head) error { return needRoom(m.dir, fileBytes(head)) }
+
 // needRoom returns an error that matches ErrDiskFull unless dir's disk has room
 // for so many bytes.
 func needRoom(dir string, bytes uint64) error {
@@ -108,9 +116,63 @@ func fileBytes(h desired.Head) uint64 {
 }
 
 // LockDir locks the data folder dir, which it creates if need be, for this
-// process until the lock is closed. It returns an error that matches ErrInUse
-// and says who has it, if another has. Open locks its folder itself.
-func LockDir(dir string) (io.Closer, error) {
+// process until the lock is closed. owner, such as "agent of web-01", is what
+// the folder belongs to from then on. It returns an error that matches ErrInUse
+// and says who has it, if another process has, and one that matches ErrForeign
+// if the folder belongs to another owner. Open locks its folder itself.
+func LockDir(dir, owner string) (io.Closer, error) {
+	lock, err := lockDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := own(dir, owner); err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	return lock, nil
+}
+
+// own makes dir belong to owner, if it belongs to nobody.
+func own(dir, owner string) error {
+	path := filepath.Join(dir, ownerFile)
+	switch b, err := os.ReadFile(path); {
+	case errors.Is(err, fs.ErrNotExist):
+		return writeFile(path, []byte(owner+"\n"))
+	case err != nil:
+		return fmt.Errorf("read the owner of data folder: %w", err)
+	case string(b) != owner+"\n":
+		return fmt.Errorf("%w: %s is that of the %.300s, not of the %s; give each a folder of its own",
+			ErrForeign, dir, bytes.TrimSpace(b), owner)
+	}
+	return nil
+}
+
+// writeFile replaces the small file at path, durably.
+func writeFile(path string, content []byte) error {
+	temp := path + newFileSuffix
+	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, fileMode)
+	if err != nil {
+		return fmt.Errorf("write file: %w", err)
+	}
+	_, err = f.Write(content)
+	if err == nil {
+		err = f.Sync()
+	}
+	if e := f.Close(); err == nil {
+		err = e
+	}
+	switch {
+	case err == nil:
+		return renameFile(temp, path)
+	case full(err):
+		return fmt.Errorf("%w: write file: %w", ErrDiskFull, err)
+	}
+	return fmt.Errorf("write file: %w", err)
+}
+
+func lockDir(dir string) (io.Closer, error) {
+	if dir == "" {
+		return nil, fmt.Errorf("%w data folder: its path is empty", desired.ErrInvalid)
+	}
 	if err := makeFolders(dir); err != nil {
 		return nil, err
 	}

@@ -15,6 +15,8 @@ var (
 	ErrClosed = errors.New("the store is closed")
 	// ErrInUse: another process holds the data folder or the file.
 	ErrInUse = errors.New("in use by another process")
+	// ErrForeign: the data folder belongs to something else.
+	ErrForeign = errors.New("not this data folder")
 	// ErrCorrupt: what is on the disk contradicts itself.
 	ErrCorrupt = errors.New("corrupt")
 	// ErrQuarantined: the set is not served until an operator restores or
@@ -25,6 +27,9 @@ var (
 	ErrFormat = errors.New("unknown format version")
 	// ErrDiskFull: there was no room; nothing was changed.
 	ErrDiskFull = errors.New("no space left on the disk")
+	// ErrForked: a host holds another history of the set than the store has; no
+	// commit is accepted until an operator starts an epoch.
+	ErrForked = errors.New("history is forked")
 	// ErrConflict: the revision that a commit expected is not the head.
 	ErrConflict = errors.New("the set is at another revision")
 	// ErrTooManyDeletes: a commit deletes more than its guard allows. The error

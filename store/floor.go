@@ -58,23 +58,5 @@ func readFloor(path string) (desired.Revision, error) {
 
 // writeFloor replaces the file at path, durably.
 func writeFloor(path string, r desired.Revision) error {
-	temp := path + ".new"
-	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, fileMode)
-	if err != nil {
-		return fmt.Errorf("write floor: %w", err)
-	}
-	_, err = f.Write(encodeFloor(r))
-	if err == nil {
-		err = f.Sync()
-	}
-	if e := f.Close(); err == nil {
-		err = e
-	}
-	switch {
-	case err == nil:
-		return renameFile(temp, path)
-	case full(err):
-		return fmt.Errorf("%w: write floor: %w", ErrDiskFull, err)
-	}
-	return fmt.Errorf("write floor: %w", err)
+	return writeFile(path, encodeFloor(r))
 }

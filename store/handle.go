@@ -70,7 +70,7 @@ func (o opener) open(path string) (*handle, error) {
 	}
 	if !b.Clean {
 		if err := o.probe(context.Background(), path); err != nil {
-			return nil, fmt.Errorf("%w: file %s was not closed cleanly: %w", ErrCorrupt, path, err)
+			return nil, fmt.Errorf("probe file %s, which was not closed cleanly: %w", path, err)
 		}
 	}
 	h, err := openBolt(path, o.log, bolt.Options{NoFreelistSync: true}, os.O_RDWR)
@@ -185,11 +185,11 @@ func (h *handle) close() {
 	if h.dirty.Load() && h.broken.Load() == nil {
 		h.db.NoFreelistSync = false
 		if _, err := h.update(func(*bolt.Tx) error { return nil }); err != nil {
-			h.log.Warn("a file was not closed cleanly", "file", h.name(), "err", err)
+			h.log.Warn("a file was not closed cleanly", "file", h.name(), "error", err)
 		}
 	}
 	if err := h.db.Close(); err != nil {
-		h.log.Warn("close file", "file", h.name(), "err", err)
+		h.log.Warn("close file", "file", h.name(), "error", err)
 	}
 }
 
@@ -284,7 +284,7 @@ func (h *handle) commitError(err error) error {
 func (h *handle) giveBack() {
 	err := h.view(func(tx *bolt.Tx) error { return h.file.Truncate(tx.Size()) })
 	if err != nil {
-		h.log.Warn("the file keeps room that it doesn't need", "file", h.name(), "err", err)
+		h.log.Warn("the file keeps room that it doesn't need", "file", h.name(), "error", err)
 	}
 }
 
@@ -327,7 +327,7 @@ func (h *handle) drop() {
 	h.dirty.Store(false) // never mind its freelist
 	h.retire()
 	if err := os.Remove(h.name()); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		h.log.Warn("a temporary file was left behind", "file", h.name(), "err", err)
+		h.log.Warn("a temporary file was left behind", "file", h.name(), "error", err)
 	}
 }
 

@@ -173,12 +173,14 @@ func (j journal) touched(number uint64, limit int) (Touched, bool, error) {
 		}
 		if len(t.Keys) > 2*limit+minJournalKeys {
 			if t.unite(); len(t.Keys) > limit {
-				return Touched{}, false, nil
+				break
 			}
 		}
 	}
-	t.unite()
-	return t, len(t.Keys) <= limit, err
+	if t.unite(); len(t.Keys) > limit {
+		return Touched{Root: t.Root}, false, err
+	}
+	return t, err == nil, err
 }
 
 // LogEntry is a revision as a set's journal tells of it.

@@ -213,7 +213,7 @@ func between(from, to model) edit {
 }
 
 func mirrorChild(dir string) error {
-	lock, err := store.LockDir(dir)
+	lock, err := store.LockDir(dir, "agent of test")
 	if err != nil {
 		return err
 	}

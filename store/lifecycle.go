@@ -44,8 +44,8 @@ func (s *Store) DeleteAt(ctx context.Context, name desired.Name, at *desired.Pos
 	if err := expect(at, st.head); err != nil {
 		return desired.Head{}, fmt.Errorf("delete %s: %w", name, err)
 	}
-	if !st.head.Epoch.IsZero() { // else its file could not even be read, and fleet.db knows best
-		if err := s.fleet.note(name, epochsOf(st.head)); err != nil {
+	if epochs := st.epochs(); epochs != nil { // else fleet.db knows best
+		if err := s.fleet.note(name, epochs); err != nil {
 			return desired.Head{}, fmt.Errorf("retire the epoch of %s: %w", name, err)
 		}
 	}

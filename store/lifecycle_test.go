@@ -407,6 +407,32 @@ func TestScrub(t *testing.T) {
 	}
 }
 
+// TestForeignFolder: a data folder is not that of a server and an agent, or of
+// two agents.
+func TestForeignFolder(t *testing.T) {
+	if _, err := store.LockDir("", "server"); !errors.Is(err, desired.ErrInvalid) {
+		t.Errorf("LockDir of no folder = %v", err)
+	}
+	dir := t.TempDir()
+	lock, err := store.LockDir(dir, "agent of a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lock.Close()
+	for _, other := range []string{"agent of b", "server", "agent of", "agent of aa"} {
+		if _, err := store.LockDir(dir, other); !errors.Is(err, store.ErrForeign) || !contains(err.Error(), "agent of a,") {
+			t.Errorf("LockDir for the %s = %v", other, err)
+		}
+	}
+	if _, err := store.Open(dir, quiet); !errors.Is(err, store.ErrForeign) {
+		t.Errorf("Open = %v", err)
+	}
+	if lock, err = store.LockDir(dir, "agent of a"); err != nil {
+		t.Fatal(err)
+	}
+	lock.Close()
+}
+
 func TestInUse(t *testing.T) {
 	dir := t.TempDir()
 	s := openStore(t, dir, quiet)
@@ -417,7 +443,7 @@ func TestInUse(t *testing.T) {
 	if want := fmt.Sprint("process ", os.Getpid()); !contains(err.Error(), want) {
 		t.Errorf("the error is %q, want it to name %q", err, want)
 	}
-	if _, err := store.LockDir(dir); !errors.Is(err, store.ErrInUse) {
+	if _, err := store.LockDir(dir, "server"); !errors.Is(err, store.ErrInUse) {
 		t.Errorf("LockDir = %v", err)
 	}
 	s.Close()

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"fmt"
 
 	bolt "go.etcd.io/bbolt"
@@ -18,9 +19,9 @@ type bulk struct {
 	upper   [merkle.MaxLevel + 1][]merkle.Row
 	// nodes stores a row of the tree.
 	nodes rowWriter
-	// stored is how many rows of level 1 are there already, from before a
-	// restart; they come out of the builder again.
-	stored int
+	// stored are the rows of level 1 that are there already, from before a
+	// restart; they have to come out of the builder again.
+	stored []merkle.Row
 	// children counts those of each level's open node, widest is the most that
 	// a node had.
 	children [merkle.MaxLevel + 2]int
@@ -48,8 +49,12 @@ func (b *bulk) emit(level int, row merkle.Row) error {
 	case level > 1:
 		b.upper[level] = append(b.upper[level], row)
 		return nil
-	case b.stored > 0:
-		b.stored--
+	case len(b.stored) > 0:
+		was := b.stored[0]
+		b.stored = b.stored[1:]
+		if !bytes.Equal(was.Key, row.Key) || was.Digest != row.Digest || was.Count != row.Count {
+			return fmt.Errorf("%w: %s: it is not what its children make of it", ErrCorrupt, nodeName(level, was.Key))
+		}
 		return nil
 	}
 	return b.put(level, &row)

@@ -119,7 +119,7 @@ func (m *Mirror) load(h *handle) error {
 // putAside moves a mirror that can't be read out of the way.
 func (m *Mirror) putAside(why error) error {
 	m.slot.swap(nil)
-	m.log.Error("the mirror can't be read and will be fetched again", "set", m.name, "err", why, "kept", m.path(damagedSuffix))
+	m.log.Error("the mirror can't be read and will be fetched again", "set", m.name, "error", why, "kept", m.path(damagedSuffix))
 	m.state.Store(&mirrorState{floor: m.Floor()})
 	return renameFile(m.path(setSuffix), m.path(damagedSuffix))
 }
@@ -132,7 +132,7 @@ func (m *Mirror) settle(floorErr error) error {
 			return fmt.Errorf("%w; without it and without a mirror nothing says what this agent held. "+
 				"Remove it to accept whatever the server has", floorErr)
 		}
-		m.log.Error("the floor can't be read; it begins anew at the mirror", "set", m.name, "err", floorErr)
+		m.log.Error("the floor can't be read; it begins anew at the mirror", "set", m.name, "error", floorErr)
 	}
 	return m.setState(st, st.floor)
 }
@@ -230,6 +230,9 @@ func viewHandle(h *handle, fn func(*Snapshot) error) error {
 // It returns an error that matches ErrTooLarge if there are more than
 // MaxAdoptChanges or MaxAdoptBytes: those have to be staged.
 func (m *Mirror) Adopt(ctx context.Context, head desired.Head, changes iter.Seq2[desired.Change, error]) error {
+	if err := m.checkHead(head); err != nil {
+		return err
+	}
 	next, stop := iter.Pull2(changes)
 	defer stop()
 	r := &changeReader{next: next}
@@ -264,6 +267,14 @@ func (m *Mirror) Adopt(ctx context.Context, head desired.Head, changes iter.Seq2
 	}
 	st.tree = st.head.Root
 	return m.setState(st, st.floor)
+}
+
+// checkHead returns nil if head can be that of a mirror.
+func (m *Mirror) checkHead(head desired.Head) error {
+	if head.Epoch.IsZero() || head.Number == 0 {
+		return fmt.Errorf("mirror of %s: %w head: it is at %v", m.name, desired.ErrInvalid, head.Position)
+	}
+	return nil
 }
 
 // adopt makes b lead to head and returns it with its counts. tree is the root

@@ -1,12 +1,14 @@
 package store_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -16,6 +18,7 @@ import (
 	"espalier/internal/desired"
 	"espalier/merkle"
 	"espalier/store"
+	"espalier/store/internal/boltfile"
 )
 
 func openMirror(t testing.TB, dir string, o store.Options) *store.Mirror {
@@ -289,7 +292,9 @@ func staging(t *testing.T, seed uint64) {
 	if m.Head().Revision != before.Revision {
 		t.Fatalf("the mirror moved to %v before it was promoted", m.Head().Position)
 	}
-	if err := st.Promote(t.Context(), desired.Head{Revision: desired.Revision{Root: desired.Digest{1}}}); !errors.Is(err, store.ErrRootMismatch) {
+	wrong := src.head()
+	wrong.Root = desired.Digest{1}
+	if err := st.Promote(t.Context(), wrong); !errors.Is(err, store.ErrRootMismatch) {
 		t.Fatalf("Promote to the wrong root = %v", err)
 	}
 	fix := edit{}
@@ -436,7 +441,7 @@ func TestPromoteJournal(t *testing.T) {
 	if st.Mark() != nil {
 		t.Errorf("a new staging has the mark %q", st.Mark())
 	}
-	if err := st.Discard(); err != nil {
+	if err := m.DiscardStaging(); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := m.Stage(t.Context(), store.StageCopy, src.salt()+1); !errors.Is(err, desired.ErrInvalid) {
@@ -504,6 +509,44 @@ func TestFloor(t *testing.T) {
 }
 
 // TestFloorNeverGoesBack adopts an older revision, which an agent wouldn't.
+// TestLongNames: the files of a mirror have names that a file system takes,
+// however long the set's is.
+func TestLongNames(t *testing.T) {
+	dir := t.TempDir()
+	head := desired.Head{Revision: desired.Revision{
+		Position: desired.Position{Epoch: desired.Epoch{1}, Number: 1}, Root: merkle.EmptyRoot(),
+	}}
+	for n := 236; n <= 253; n++ {
+		m, err := store.OpenMirror(dir, desired.Name(strings.Repeat("n", n)), quiet)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := m.Stage(t.Context(), store.StageEmpty, 1); err != nil {
+			t.Error(err)
+		}
+		if err := m.Adopt(t.Context(), head, edit{}.changes()); err != nil {
+			t.Errorf("%d characters: Adopt = %v", n, err)
+		}
+		m.Close()
+	}
+}
+
+// TestBadHead: nothing is at no revision.
+func TestBadHead(t *testing.T) {
+	m := openMirror(t, t.TempDir(), quiet)
+	head := desired.Head{Revision: desired.Revision{Root: merkle.EmptyRoot()}}
+	st, err := m.Stage(t.Context(), store.StageEmpty, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := st.Promote(t.Context(), head); !errors.Is(err, desired.ErrInvalid) {
+		t.Errorf("Promote to no revision = %v", err)
+	}
+	if err := m.Adopt(t.Context(), head, edit{}.changes()); !errors.Is(err, desired.ErrInvalid) {
+		t.Errorf("Adopt of no revision = %v", err)
+	}
+}
+
 func TestFloorNeverGoesBack(t *testing.T) {
 	src := newSource(t, model{"a": "1"})
 	m := openMirror(t, t.TempDir(), quiet)
@@ -659,6 +702,14 @@ func TestRepairPages(t *testing.T) {
 	}
 }
 
+func scrubAll(m *store.Mirror) error {
+	for from, err := m.Scrub(nil, 1000); ; from, err = m.Scrub(from, 1000) {
+		if from == nil || err != nil {
+			return err
+		}
+	}
+}
+
 func healAny(t *testing.T, src *source, m *store.Mirror) {
 	t.Helper()
 	fix := edit{}
@@ -727,6 +778,77 @@ func TestRescue(t *testing.T) {
 	}
 }
 
+// TestStagingFlips flips bits of a staging that an interrupted pull left, while
+// its tree is in the making and when it is complete: it is given up, or does no
+// harm to what is promoted.
+func TestStagingFlips(t *testing.T) {
+	m := model{}
+	for k, v := range numbered(1000, "some value that takes room") {
+		m[k] = *v
+	}
+	src := newSource(t, m)
+	all := m.puts().list()
+	for _, complete := range []bool{false, true} {
+		dir := t.TempDir()
+		path := dir + "/sets/set.db.staging"
+		mirror := openMirror(t, dir, quiet)
+		st, err := mirror.Stage(t.Context(), store.StageEmpty, src.salt())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for part := range slices.Chunk(all[:800], 100) {
+			if err := st.Write(t.Context(), part, part[len(part)-1].Key); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if complete {
+			if _, err := st.Root(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		mirror.Close()
+		whole, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rng := rand.New(rand.NewPCG(2, 2))
+		kept, given := 0, 0
+		for range 200 {
+			spoiled := slices.Clone(whole)
+			at := rng.IntN(len(spoiled))
+			spoiled[at] ^= 1 << rng.IntN(8)
+			if err := os.WriteFile(path, spoiled, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			dir := dir + fmt.Sprint(kept+given)
+			if err := errors.Join(os.MkdirAll(dir+"/sets", 0o700), os.Rename(path, dir+"/sets/set.db.staging")); err != nil {
+				t.Fatal(err)
+			}
+			mirror := openMirror(t, dir, quiet)
+			switch st, err := mirror.Staging(); {
+			case err != nil:
+				t.Fatalf("complete %v, byte %d: Staging = %v", complete, at, err)
+			case st == nil:
+				given++
+			default:
+				kept++
+				i, _ := slices.BinarySearchFunc(all, st.Mark(), func(c desired.Change, key []byte) int { return bytes.Compare(c.Key, key) })
+				if err := st.Write(t.Context(), all[i:], nil); err != nil {
+					t.Fatalf("complete %v, byte %d: Write = %v", complete, at, err)
+				}
+				if err := st.Promote(t.Context(), src.head()); err != nil {
+					t.Fatalf("complete %v, byte %d: Promote = %v", complete, at, err)
+				}
+				src.mirrors(mirror)
+			}
+			mirror.Close()
+		}
+		if kept == 0 || given == 0 {
+			t.Errorf("complete %v: %d stagings kept, %d given up", complete, kept, given)
+		}
+	}
+}
+
 // TestBadStaging: a staging that can't be read is no reason to fail.
 func TestBadStaging(t *testing.T) {
 	dir := t.TempDir()
@@ -755,5 +877,67 @@ func TestBadStaging(t *testing.T) {
 	}
 	if st.Objects() != 0 {
 		t.Errorf("staged %d objects", st.Objects())
+	}
+}
+
+// TestRepairFlips flips bits of a mirror's pages while it is closed, where
+// their headers and elements are: a repair finds whatever matters, and a sync
+// makes the mirror whole again.
+func TestRepairFlips(t *testing.T) {
+	m := model{}
+	for k, v := range numbered(2000, "some value that takes room") {
+		m[k] = *v
+	}
+	src := newSource(t, m)
+	dir := t.TempDir()
+	path := dir + "/sets/set.db"
+	mirror := openMirror(t, dir, quiet)
+	src.sync(mirror)
+	mirror.Close()
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rng := rand.New(rand.NewPCG(1, 1))
+	kept := 0
+	for range 300 {
+		spoiled := slices.Clone(whole)
+		page := rng.IntN(len(spoiled) / os.Getpagesize())
+		at := page*os.Getpagesize() + rng.IntN(64)
+		spoiled[at] ^= 1 << rng.IntN(8)
+		if err := os.WriteFile(path, spoiled, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		mirror, err := store.OpenMirror(dir, "set", quiet)
+		if errors.Is(err, store.ErrFormat) { // the number of a version that there may be one day
+			continue
+		}
+		if err != nil {
+			t.Fatalf("byte %d of page %d: OpenMirror = %v", at, page, err)
+		}
+		scrubbed := scrubAll(mirror)
+		if n, err := mirror.Repair(t.Context()); err != nil || n > 0 && scrubbed == nil {
+			t.Fatalf("byte %d of page %d: Repair = %d, %v after Scrub = %v", at, page, n, err, scrubbed)
+		}
+		if mirror.Head().Epoch.IsZero() {
+			src.sync(mirror)
+		} else {
+			kept++
+			healAny(t, src, mirror)
+		}
+		src.mirrors(mirror)
+		if n, err := mirror.Repair(t.Context()); n > 0 || err != nil {
+			t.Errorf("byte %d of page %d: a second Repair = %d, %v", at, page, n, err)
+		}
+		mirror.Close()
+		if err := boltfile.Verify(path); err != nil {
+			t.Errorf("Verify = %v", err)
+		}
+		if t.Failed() {
+			t.Fatalf("byte %d of page %d", at, page)
+		}
+	}
+	if kept == 0 {
+		t.Error("no damage left anything of a mirror")
 	}
 }

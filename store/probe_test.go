@@ -3,6 +3,7 @@ package store_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -54,7 +55,7 @@ func TestProbeFails(t *testing.T) {
 	if err := os.CopyFS(crashed, os.DirFS(dir)); err != nil {
 		t.Fatal(err)
 	}
-	failure := errors.New("killed by SIGSEGV")
+	failure := errors.New("too many open files")
 	o := quiet
 	o.Probe = func(_ context.Context, path string) error {
 		if filepath.Base(path) == "set.db" {
@@ -65,6 +66,13 @@ func TestProbeFails(t *testing.T) {
 	s = openStore(t, crashed, o)
 	err := s.View("set", func(*store.Snapshot) error { return nil })
 	if !errors.Is(err, failure) {
+		t.Errorf("View = %v, want %v", err, failure)
+	}
+	if _, err := s.Head("set"); err != nil {
+		t.Errorf("Head after a probe that could not tell = %v", err)
+	}
+	failure = fmt.Errorf("%w: killed by SIGSEGV", store.ErrCorrupt)
+	if err := s.View("set", func(*store.Snapshot) error { return nil }); !errors.Is(err, failure) {
 		t.Errorf("View = %v, want %v", err, failure)
 	}
 	if _, err := s.Head("set"); !errors.Is(err, store.ErrQuarantined) {

@@ -76,11 +76,8 @@ func (st *Staging) Root() (desired.Digest, error) {
 	return st.held.root, nil
 }
 
-// Discard deletes the staging.
-func (st *Staging) Discard() error { return st.m.discard() }
-
-// discard deletes the staging, if there is one.
-func (m *Mirror) discard() error {
+// DiscardStaging deletes the staging, if there is one.
+func (m *Mirror) DiscardStaging() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.shutStaging()
@@ -95,6 +92,9 @@ func (m *Mirror) discard() error {
 // The mirror's journal goes on: what differs between the two counts as touched
 // by the new revision.
 func (st *Staging) Promote(ctx context.Context, head desired.Head) error {
+	if err := st.m.checkHead(head); err != nil {
+		return err
+	}
 	h, err := st.complete()
 	if err != nil {
 		return err

@@ -6,17 +6,16 @@ import (
 	"errors"
 	"fmt"
 
-	bolt "go.etcd.io/bbolt"
-
 	"espalier/internal/desired"
+	"espalier/store/internal/boltfile"
 )
 
-// Repair recomputes the mirror from its objects. Where that finds damage it
-// rewrites the file so that the tree describes honestly what is stored: an
-// object whose content doesn't match its digest gets the digest of what it is
-// now, one that isn't an object any more is dropped, and every node is built
-// anew. A descent then fetches exactly what is wrong. It returns how many rows
-// were damaged.
+// Repair verifies the structure of the mirror's file, and recomputes the mirror
+// from its objects. Where that finds damage it rewrites the file so that the
+// tree describes honestly what is stored: an object whose content doesn't match
+// its digest gets the digest of what it is now, one that can't be read or isn't
+// an object any more is dropped, and every node is built anew. A descent then
+// fetches exactly what is wrong. It returns how many rows were damaged.
 //
 // Head stays what was verified, and Damaged and TreeRoot tell how what is
 // stored compares to it. A mirror of which nothing can be read is put aside:
@@ -32,155 +31,123 @@ func (m *Mirror) Repair(ctx context.Context) (damaged int, err error) {
 		return 0, err
 	}
 	defer h.release()
-	report, err := checkHandle(ctx, h, nil)
-	switch {
-	case errors.Is(err, ErrCorrupt): // the handle is broken, or the head can't be read
-		return 1, m.rescue(ctx, err)
-	case err != nil:
-		return 0, fmt.Errorf("mirror of %s: %w", m.name, err)
-	case report.Found == 0:
-		return 0, nil
+	if err = verifyFile(h.name()); err == nil { // else bbolt may crash on it, or go in circles
+		var report Report
+		if report, err = checkHandle(ctx, h, nil); err == nil && report.Found == 0 {
+			return 0, nil
+		}
+		if damaged = int(report.Found); damaged > 0 {
+			err = fmt.Errorf("%w: %v", ErrCorrupt, report.Problems[0])
+		}
 	}
-	m.log.Warn("the mirror is damaged and is being repaired", "set", m.name, "rows", report.Found, "first", report.Problems[0])
-	if err := m.rewriteFrom(ctx, h); err != nil {
-		return 0, fmt.Errorf("mirror of %s: %w", m.name, err)
+	if errors.Is(err, ErrCorrupt) {
+		return max(damaged, 1), m.rescue(ctx, h.breakDown(err))
 	}
-	return int(report.Found), nil
+	return 0, fmt.Errorf("mirror of %s: %w", m.name, err)
 }
 
-// rescue makes a mirror of what can be read of a file that can't be opened for
-// writing, or puts it aside.
+// rescue makes a mirror of what can be read of one that is damaged, or puts it
+// aside. What has it open can't use it any more.
 func (m *Mirror) rescue(ctx context.Context, why error) error {
-	m.slot.swap(nil)
-	h, err := openReadOnly(m.path(setSuffix))
+	s := salvager{m: m, state: *m.state.Load(), rows: map[string][]byte{}}
+	h, err := s.run(ctx)
+	switch {
+	case errors.Is(err, ErrCorrupt), errors.Is(err, ErrFormat):
+		return m.putAside(why)
+	case err != nil:
+		return fmt.Errorf("mirror of %s: %w", m.name, err)
+	}
+	m.log.Warn("the mirror was damaged; what can be read of it is kept, and the rest will be fetched again", "set", m.name, "error", why)
+	return m.replaceNew(h, s.state)
+}
+
+// salvager writes a new file of what can be read of a mirror's, whatever it has
+// become. It reads the file without bbolt, which trusts what it reads.
+type salvager struct {
+	m     *Mirror
+	state mirrorState       // of the new file
+	rows  map[string][]byte // of the bucket meta
+	meta  meta
+	l     *loader // nil: no object was read yet
+
+	hasher desired.Hasher
+	n      int
+}
+
+// run returns the new file.
+func (s *salvager) run(ctx context.Context) (*handle, error) {
+	path := s.m.path(setSuffix)
+	defer func() {
+		if s.l != nil {
+			s.l.abort()
+		}
+	}()
+	err := boltfile.Salvage(path, func(bucket, key, value []byte) error {
+		if s.n++; s.n%1024 == 0 && ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		switch {
+		case bytes.Equal(bucket, bucketMeta):
+			s.rows[string(key)] = bytes.Clone(value)
+		case bytes.Equal(bucket, bucketObjects):
+			return s.object(key, value)
+		}
+		return nil
+	})
 	if err != nil {
-		return m.putAside(why)
+		return nil, fileError(path, err)
 	}
-	defer h.retire()
-	if err := m.load(h); err != nil {
-		return m.putAside(why)
+	if s.l == nil {
+		return nil, fmt.Errorf("%w: no object can be read", ErrCorrupt)
 	}
-	m.log.Warn("the mirror is damaged and is being repaired", "set", m.name, "err", why)
-	err = m.rewriteFrom(ctx, h)
-	if errors.Is(err, ErrCorrupt) {
-		return m.putAside(err)
+	return s.l.finish(s.seal)
+}
+
+// object takes over an object, with the digest of what it is.
+func (s *salvager) object(key, row []byte) error {
+	if s.l == nil { // all rows of meta have come: it is the bucket before
+		if err := s.begin(); err != nil {
+			return err
+		}
 	}
+	c, err := decodeObject(key, row)
+	if err != nil || desired.CheckKey(key) != nil || desired.CheckEnvelope(key, c.Envelope) != nil {
+		return nil //nolint:nilerror // it is no object any more
+	}
+	c.Digest = s.hasher.Sum(key, c.Envelope)
+	return s.l.add(&c)
+}
+
+// begin begins the new file with what the old one says of itself.
+func (s *salvager) begin() error {
+	get := func(key []byte) []byte { return s.rows[string(key)] }
+	err := checkVersion(get(metaFormat))
+	if err == nil {
+		s.meta, err = decodeMeta(get)
+	}
+	if err != nil {
+		return err
+	}
+	if s.meta.name != s.m.name {
+		return fmt.Errorf("%w: it mirrors the set %q", ErrCorrupt, s.meta.name)
+	}
+	s.l, err = newLoader(s.m.opener, s.m.path(newSuffix), s.m.name, s.meta.salt)
 	return err
 }
 
-// rewriteFrom makes a mirror of what can be read of the one in h.
-func (m *Mirror) rewriteFrom(ctx context.Context, h *handle) error {
-	state := *m.state.Load()
-	file, err := m.salvage(ctx, h, &state)
-	if err != nil {
+// seal makes what was read the old file's revision, and says how it differs.
+func (s *salvager) seal(e *edit) error {
+	held := e.held
+	s.state.head, s.state.tree = s.meta.head, held.root
+	if err := e.rebase(s.meta.head, "", ""); err != nil {
 		return err
 	}
-	return m.replaceNew(file, state)
-}
-
-// salvage writes what can be read of the mirror in h to a new file, and its
-// root to state.
-func (m *Mirror) salvage(ctx context.Context, h *handle, state *mirrorState) (file *handle, err error) {
-	err = h.view(func(tx *bolt.Tx) error {
-		snap, err := openSnapshot(tx)
-		if err != nil {
-			return err
-		}
-		l, err := newLoader(m.opener, m.path(newSuffix), m.name, snap.meta.salt)
-		if err != nil {
-			return err
-		}
-		defer l.abort()
-		s := salvager{l: l, snap: snap}
-		if err := s.run(ctx); err != nil {
-			return err
-		}
-		file, err = l.finish(func(e *edit) error {
-			held := e.held
-			state.tree = held.root
-			if err := e.rebase(snap.Head(), "", ""); err != nil {
-				return err
-			}
-			if !state.delivered.Epoch.IsZero() {
-				if err := e.tx.Bucket(bucketMeta).Put(metaDelivered, appendPosition(nil, state.delivered)); err != nil {
-					return err
-				}
-			}
-			e.held = held
-			return e.meta.write(e.tx)
-		})
-		return err
-	})
-	return file, err
-}
-
-// salvager copies the objects that can be read, whatever they have become.
-type salvager struct {
-	l    *loader
-	snap *Snapshot
-	last []byte
-}
-
-// run copies node by node of level 1, so that a page which can't be read costs
-// the rest of one node.
-func (s *salvager) run(ctx context.Context) error {
-	for from := []byte{}; from != nil; {
-		if err := ctx.Err(); err != nil {
-			return context.Cause(ctx)
-		}
-		until := s.nextNode(from)
-		if err := s.copyRange(from, until); err != nil {
-			return err
-		}
-		from = until
-	}
-	return nil
-}
-
-// nextNode returns the first key of the first readable node behind from; nil:
-// there is none.
-func (s *salvager) nextNode(from []byte) (first []byte) {
-	defer ignoreDamage()
-	for row, err := range s.snap.Rows(1, append(bytes.Clone(from), 0), nil) {
-		if err == nil && bytes.Compare(row.Key, from) > 0 {
-			first = bytes.Clone(row.Key)
-		}
-		break
-	}
-	return first
-}
-
-// copyRange copies the objects of a range up to the first that can't be read.
-func (s *salvager) copyRange(from, until []byte) error {
-	c := s.snap.objects.Cursor()
-	k, v, err := seek(c, from)
-	for ; err == nil && k != nil && (until == nil || bytes.Compare(k, until) < 0); k, v, err = next(c) {
-		change, ok := s.honest(k, v)
-		if !ok {
-			continue
-		}
-		s.last = append(s.last[:0], k...)
-		if err := s.l.add(&change); err != nil {
+	if v := s.rows[string(metaDelivered)]; len(v) == positionBytes {
+		s.state.delivered = decodePosition(v)
+		if err := e.tx.Bucket(bucketMeta).Put(metaDelivered, v); err != nil {
 			return err
 		}
 	}
-	return nil
-}
-
-// honest returns the object with the digest of what it is; ok: it is one.
-func (s *salvager) honest(k, v []byte) (c desired.Change, ok bool) {
-	defer ignoreDamage()
-	c, err := decodeObject(k, v)
-	if err != nil || bytes.Compare(k, s.last) <= 0 || desired.CheckKey(k) != nil || desired.CheckEnvelope(k, c.Envelope) != nil {
-		return c, false
-	}
-	c.Digest = s.snap.hasher.Sum(k, c.Envelope)
-	return c, true
-}
-
-// ignoreDamage, deferred, makes a fault in a mapped file end the function.
-func ignoreDamage() {
-	if r := recover(); r != nil && !damage(r) {
-		panic(r)
-	}
+	e.held = held
+	return e.meta.write(e.tx)
 }

@@ -118,6 +118,8 @@ type restoring struct {
 	set    *set
 	result Restored
 	file   *handle // the set's new one; nil in a dry run
+	// current are the epochs of the set.
+	current []desired.Position
 
 	held  *Snapshot // nil: the set holds nothing, or can't be read
 	next  func() (merkle.Row, error, bool)
@@ -135,7 +137,7 @@ func (run *restoring) prepare(ctx context.Context) error {
 		}
 		return run.load(ctx)
 	}
-	run.result.Replaced = st.head
+	run.result.Replaced, run.current = st.head, st.epochs()
 	if run.Expect != nil && st.head.Epoch.IsZero() {
 		return fmt.Errorf("%w: which, can't be read, expected was %v", ErrConflict, *run.Expect)
 	}
@@ -297,11 +299,7 @@ func (run *restoring) finish(l *loader) error {
 	if err := run.refuse(run.guard.check(run.result.Deleted)); err != nil || l == nil {
 		return err
 	}
-	var current []desired.Position
-	if replaced := run.result.Replaced; !replaced.Epoch.IsZero() {
-		current = epochsOf(replaced)
-	}
-	head, err := run.store.fleet.begin(run.set.name, current, run.From.Known)
+	head, err := run.store.fleet.begin(run.set.name, run.current, run.From.Known)
 	if err != nil {
 		return err
 	}

@@ -165,3 +165,23 @@ func TestDeleteAt(t *testing.T) {
 		t.Errorf("DeleteAt of what is gone = %v, want %v", err, store.ErrNotFound)
 	}
 }
+
+// TestRestoreForked restores a set of which a host holds a later revision of
+// another history: the new epoch is above that, and ends the fork.
+func TestRestoreForked(t *testing.T) {
+	s := openStore(t, t.TempDir(), quiet)
+	held := commit(t, s, "set", numbered(3, "1")).Head.Position
+	held.Number = 9
+	if err := s.Fork(t.Context(), "set", held); err != nil {
+		t.Fatal(err)
+	}
+	c := store.Commit{Changes: numbered(3, "2").changes()}
+	if _, err := s.Commit(t.Context(), "set", c); !errors.Is(err, store.ErrForked) {
+		t.Fatalf("Commit to a forked set = %v, want %v", err, store.ErrForked)
+	}
+	r, err := s.Restore(t.Context(), "set", store.Restore{Objects: numbered(3, "1").changes()})
+	if err != nil || r.Head.Number <= held.Number || r.Unchanged != 3 {
+		t.Errorf("Restore = %+v, %v, want a number above %d", r, err, held.Number)
+	}
+	commit(t, s, "set", numbered(3, "2"))
+}

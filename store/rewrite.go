@@ -172,7 +172,7 @@ func (run *rewriteCommit) follow(ctx context.Context, old *bolt.Tx) error {
 	if run.result = a; ok || err != nil {
 		return err
 	}
-	if err := expect(run.c.Expect, e.head); err != nil {
+	if err := run.c.follows(&e.meta); err != nil {
 		return err
 	}
 	var guard *deleteGuard

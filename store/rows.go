@@ -154,6 +154,27 @@ func (r rows) countBefore(key []byte) (uint64, error) {
 	return total, nil
 }
 
+// nodeAt returns the first key of the node of level 1 that holds the object with
+// that many before it.
+func (r rows) nodeAt(index uint64) (first []byte, err error) {
+	height, err := r.Height()
+	if err != nil {
+		return nil, err
+	}
+	for level := height - 1; level > 0; level-- {
+		for row, err := range r.Rows(level, first, nil) {
+			if err != nil {
+				return nil, err
+			}
+			if first = row.Key; index < row.Count {
+				break
+			}
+			index -= row.Count
+		}
+	}
+	return first, nil
+}
+
 // The functions below are a bbolt cursor's, with its panics on damaged pages
 // as errors.
 

@@ -20,6 +20,8 @@ import (
 //	          "salt"      8 bytes: the seed of the tree's shape
 //	          "head"      epoch 16, number 8, root 32, objects 8, bytes 8, keys in the journal 8
 //	          "lineage"   (epoch 16, number 8)*: the epochs that were left, the latest first
+//	          "forked"    number 8: the highest that a host holds with another root than this
+//	                      history has, or that this history has not reached; absent: none does
 //	          "held"      root 32, objects 8, bytes 8: what is there, if that isn't what the
 //	                      head says: repaired mirrors only
 //	          "delivered" epoch 16, number 8: mirrors only
@@ -54,6 +56,7 @@ var (
 	metaSalt      = []byte("salt")
 	metaHead      = []byte("head")
 	metaLineage   = []byte("lineage")
+	metaForked    = []byte("forked")
 	metaHeld      = []byte("held")
 	metaDelivered = []byte("delivered")
 	metaMark      = []byte("mark")
@@ -74,6 +77,7 @@ type meta struct {
 	salt       uint64
 	head       desired.Head
 	journalled uint64 // keys in the journal
+	forked     uint64 // see Store.Fork; 0: it isn't
 	// held is what is there: what head says, except in a mirror that was
 	// repaired.
 	held content
@@ -105,11 +109,14 @@ func checkFormat(b *bolt.Bucket) error {
 	if b == nil {
 		return fmt.Errorf("%w: it has no format version; it was not written by espalier", ErrFormat)
 	}
-	v := b.Get(metaFormat)
+	return checkVersion(b.Get(metaFormat))
+}
+
+func checkVersion(v []byte) error {
 	version, n := binary.Uvarint(v)
 	switch {
 	case n <= 0 || n != len(v):
-		return fmt.Errorf("%w: %x", ErrFormat, v)
+		return fmt.Errorf("%w: meta row %q is malformed: %x", ErrCorrupt, metaFormat, v)
 	case version != formatVersion:
 		return fmt.Errorf("%w %d: this program writes version %d; use the program that wrote it", ErrFormat, version, formatVersion)
 	}
@@ -121,22 +128,30 @@ func readMeta(tx *bolt.Tx) (meta, error) {
 	if err := checkFormat(b); err != nil {
 		return meta{}, err
 	}
+	return decodeMeta(b.Get)
+}
+
+// decodeMeta returns what the rows say that get returns, of this format.
+func decodeMeta(get func(key []byte) []byte) (meta, error) {
 	var m meta
-	m.name = desired.Name(b.Get(metaName))
-	salt := b.Get(metaSalt)
+	m.name = desired.Name(get(metaName))
+	salt := get(metaSalt)
 	if len(salt) != 8 {
 		return meta{}, fmt.Errorf("%w: meta row %q has %d bytes, want 8", ErrCorrupt, metaSalt, len(salt))
 	}
 	m.salt = binary.BigEndian.Uint64(salt)
-	if err := m.decodeHead(b.Get(metaHead)); err != nil {
+	if err := m.decodeHead(get(metaHead)); err != nil {
 		return meta{}, err
 	}
-	if held := b.Get(metaHeld); len(held) == digestBytes+16 {
+	if held := get(metaHeld); len(held) == digestBytes+16 {
 		n := copy(m.held.root[:], held)
 		m.held.objects, m.held.bytes = binary.BigEndian.Uint64(held[n:]), binary.BigEndian.Uint64(held[n+8:])
 	}
+	if forked := get(metaForked); len(forked) == 8 {
+		m.forked = binary.BigEndian.Uint64(forked)
+	}
 	var err error
-	m.head.Lineage, err = decodePositions(b.Get(metaLineage))
+	m.head.Lineage, err = decodePositions(get(metaLineage))
 	return m, err
 }
 
@@ -200,6 +215,9 @@ func (m *meta) write(tx *bolt.Tx) error {
 	if err := m.writeHeld(b); err != nil {
 		return err
 	}
+	if err := m.writeForked(b); err != nil {
+		return err
+	}
 	lineage := encodePositions(m.head.Lineage)
 	if bytes.Equal(lineage, b.Get(metaLineage)) {
 		return nil
@@ -213,6 +231,13 @@ func (m *meta) writeHeld(b *bolt.Bucket) error {
 	}
 	v := binary.BigEndian.AppendUint64(bytes.Clone(m.held.root[:]), m.held.objects)
 	return b.Put(metaHeld, binary.BigEndian.AppendUint64(v, m.held.bytes))
+}
+
+func (m *meta) writeForked(b *bolt.Bucket) error {
+	if m.forked == 0 {
+		return b.Delete(metaForked)
+	}
+	return b.Put(metaForked, binary.BigEndian.AppendUint64(nil, m.forked))
 }
 
 func appendPosition(b []byte, p desired.Position) []byte {

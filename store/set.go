@@ -30,8 +30,20 @@ type set struct {
 }
 
 type setState struct {
-	head desired.Head
-	err  error // why the set is quarantined
+	head   desired.Head
+	forked uint64 // as in meta
+	err    error  // why the set is quarantined
+}
+
+// epochs returns those of the set, the latest first. The number of the first is
+// the highest that anybody holds.
+func (st *setState) epochs() []desired.Position {
+	if st.head.Epoch.IsZero() { // its file could not even be read
+		return nil
+	}
+	all := epochsOf(st.head)
+	all[0].Number = max(all[0].Number, st.forked)
+	return all
 }
 
 func newSet(dir string, name desired.Name) *set {
@@ -61,7 +73,7 @@ func (s *set) head() (desired.Head, error) {
 
 // setHead notes the head that a commit led to.
 func (s *set) setHead(head desired.Head) {
-	s.change(func(st setState) setState { return setState{head: head, err: st.err} })
+	s.change(func(st setState) setState { st.head = head; return st })
 }
 
 // quarantine takes the set out of service because of err.
@@ -179,7 +191,11 @@ func (s *Store) publish(set *set, h *handle, head desired.Head) error {
 			return err
 		}
 		set.slot.swap(h)
-		set.state.Store(&setState{head: head})
+		st := setState{head: head}
+		if old := set.state.Load(); old != nil && old.head.Epoch == head.Epoch {
+			st.forked = old.forked
+		}
+		set.state.Store(&st)
 		return nil
 	})
 	switch {

@@ -91,9 +91,17 @@ func (s *Snapshot) Count(from, until []byte) (uint64, error) {
 	return s.count(s.meta.held, from, until)
 }
 
+// NodeAt returns the first key of the node of the tree's level 1 that holds the
+// object with index others before it; nil: it is the first node.
+func (s *Snapshot) NodeAt(index uint64) ([]byte, error) {
+	first, err := s.nodeAt(index)
+	return bytes.Clone(first), err
+}
+
 // Touched is what happened to a set after an earlier revision of it.
 type Touched struct {
-	// Root is the set's root at that revision.
+	// Root is the set's root at that revision; zero: the journal no longer
+	// reaches back to it.
 	Root desired.Digest
 	// Keys are those written or deleted since, ascending. Their memory is their
 	// own.
@@ -101,8 +109,8 @@ type Touched struct {
 }
 
 // Touched returns what happened after the revision number. It returns false if
-// the journal no longer reaches back to it, or if more than limit keys were
-// touched. A number means something only within the epoch, and to whoever
+// the journal no longer reaches back to it, or, without the keys, if there are
+// more than limit. A number means something only within the epoch, and to whoever
 // compares Root with the root that they hold.
 func (s *Snapshot) Touched(number uint64, limit int) (Touched, bool, error) {
 	t, ok, err := s.journal.touched(number, limit)

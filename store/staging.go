@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"sync"
 
@@ -42,7 +43,8 @@ type Staging struct {
 }
 
 // Staging returns the staging that an earlier run left, or Stage made; nil if
-// there is none. One that can't be read is deleted.
+// there is none. What was left is verified down to the content of its objects,
+// which nobody has watched meanwhile: one that is damaged is deleted.
 func (m *Mirror) Staging() (*Staging, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -50,14 +52,20 @@ func (m *Mirror) Staging() (*Staging, error) {
 		return m.staging, nil
 	}
 	st := &Staging{m: m}
-	switch err := st.open(); {
+	err := st.open()
+	if err == nil {
+		if err = st.verify(); err != nil {
+			st.shut()
+		}
+	}
+	switch {
 	case err == nil:
 		m.staging = st
 		return st, nil
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, nil
 	case errors.Is(err, ErrCorrupt), errors.Is(err, ErrFormat):
-		m.log.Warn("a staging can't be read and is deleted", "set", m.name, "err", err)
+		m.log.Warn("what an interrupted pull had received is damaged, and is deleted", "set", m.name, "error", err)
 		return nil, removeFile(m.path(stagingSuffix))
 	default:
 		return nil, st.named(err)
@@ -85,6 +93,25 @@ func (st *Staging) open() error {
 	return nil
 }
 
+// verify checks a staging that was just opened.
+func (st *Staging) verify() error {
+	h, err := st.borrow()
+	if err != nil {
+		return err
+	}
+	defer h.release()
+	if err := verifyFile(h.name()); err != nil {
+		return h.breakDown(err)
+	}
+	if st.appending != nil {
+		return st.appending.resume(h, st.salt)
+	}
+	return viewHandle(h, func(s *Snapshot) error {
+		_, _, err := s.scrub(nil, bounds{math.MaxInt, math.MaxInt})
+		return err
+	})
+}
+
 func (st *Staging) load(tx *bolt.Tx) error {
 	m, err := readMeta(tx)
 	if err != nil {
@@ -104,7 +131,7 @@ func (st *Staging) load(tx *bolt.Tx) error {
 // tree at the server; StageCopy needs a mirror with the same salt, or without
 // objects.
 func (m *Mirror) Stage(ctx context.Context, kind StageKind, salt uint64) (*Staging, error) {
-	if err := m.discard(); err != nil {
+	if err := m.DiscardStaging(); err != nil {
 		return nil, err
 	}
 	if err := ctx.Err(); err != nil {

@@ -25,7 +25,7 @@ type Options struct {
 	// OpenFiles is how many sets' files are kept open; 0: DefaultOpenFiles.
 	OpenFiles int
 	// Probe checks the file at path before it is first opened after an unclean
-	// stop; an error means that it is damaged. It may run the function Probe in
+	// stop; an error that matches ErrCorrupt means that it is damaged. It may run the function Probe in
 	// a child process, so that not even bbolt's own checks, which can crash, are
 	// left out. nil: the file's structure is verified in this process.
 	Probe func(ctx context.Context, path string) error
@@ -50,10 +50,11 @@ type Store struct {
 }
 
 // Open opens the store in dir, which it creates if need be. It returns an error
-// that matches ErrInUse if another process has it open. A set whose file can't
-// be read is quarantined by name; the others go on.
+// that matches ErrInUse if another process has it open, and one that matches
+// ErrForeign if it is an agent's folder. A set whose file can't be read is
+// quarantined by name; the others go on.
 func Open(dir string, o Options) (*Store, error) {
-	folder, err := LockDir(dir)
+	folder, err := LockDir(dir, "server")
 	if err != nil {
 		return nil, err
 	}
@@ -97,39 +98,38 @@ func (s *Store) index() error {
 
 // admit adds the set whose file is at path.
 func (s *Store) admit(path, base string) {
-	found, err := readHead(path)
-	if err == nil && setPath(s.dir, found.Name, setSuffix) != path {
-		err = fmt.Errorf("%w: file %s holds the set %q: it was renamed or copied", ErrCorrupt, path, found.Name)
+	found, err := readFileMeta(path)
+	if err == nil && setPath(s.dir, found.name, setSuffix) != path {
+		err = fmt.Errorf("%w: file %s holds the set %q: it was renamed or copied", ErrCorrupt, path, found.name)
 	}
 	if err != nil {
-		found.Name = desired.Name(base)
+		found.name = desired.Name(base)
 	}
-	set := newSet(s.dir, found.Name)
+	set := newSet(s.dir, found.name)
 	set.path = path
-	set.setHead(found.Head)
+	set.state.Store(&setState{head: found.head, forked: found.forked})
 	if err != nil {
 		set.quarantine(s.log, err)
 	}
 	s.sets[set.name] = set
 }
 
-// readHead reads the name and head in the file at path, with as little effort
-// as possible: nothing is known of its other pages.
-func readHead(path string) (NamedHead, error) {
+// readFileMeta reads what the file at path says of its set, with as little
+// effort as possible: nothing is known of its other pages.
+func readFileMeta(path string) (m meta, err error) {
 	h, err := openReadOnly(path)
 	if err != nil {
-		return NamedHead{}, err
+		return meta{}, err
 	}
 	defer h.retire()
-	var m meta
 	err = h.view(func(tx *bolt.Tx) (err error) {
 		m, err = readMeta(tx)
 		return err
 	})
 	if err != nil {
-		return NamedHead{}, fmt.Errorf("file %s: %w", path, err)
+		return meta{}, fmt.Errorf("file %s: %w", path, err)
 	}
-	return NamedHead{Name: m.name, Head: m.head}, nil
+	return m, nil
 }
 
 // Close closes the store, once the calls that are running have returned.
@@ -194,6 +194,8 @@ func (s *Store) use(name desired.Name) (*set, error) {
 type NamedHead struct {
 	Name desired.Name
 	Head desired.Head
+	// Forked says that commits are refused; see Store.Fork.
+	Forked bool
 	// Err says why the set is quarantined; nil: it isn't.
 	Err error
 }
@@ -204,7 +206,7 @@ func (s *Store) Heads() []NamedHead {
 	heads := make([]NamedHead, 0, len(s.sets))
 	for _, set := range s.sets {
 		if st := set.state.Load(); st != nil {
-			heads = append(heads, NamedHead{Name: set.name, Head: st.head, Err: st.err})
+			heads = append(heads, NamedHead{Name: set.name, Head: st.head, Forked: st.forked != 0, Err: st.err})
 		}
 	}
 	s.mu.RUnlock()

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -79,5 +80,30 @@ func overwrite(t *testing.T, path string, offset int64, with []byte) {
 	defer f.Close()
 	if _, err := f.WriteAt(with, offset); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestDamagedMirror flips a byte of what an agent has mirrored: the next run
+// finds it where it is told to look everywhere, and otherwise in its time.
+func TestDamagedMirror(t *testing.T) {
+	dir := t.TempDir()
+	server := serve(t, filepath.Join(dir, "server"))
+	must(t, nil, `{"key":"a/b","value":"a value that can be found"}`, server.at("apply", "web-01", "-f", "-")...)
+	data := filepath.Join(dir, "agent")
+	agent := server.at("agent", "--once", "--host", "web-01", "--data", data)
+	must(t, nil, "", agent...)
+	for _, more := range [][]string{{"--check"}, nil} { // of so few objects each scrub reads all
+		path := filepath.Join(data, "sets", "web-01.db")
+		file, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		file = bytes.ReplaceAll(file, []byte("can be found"), []byte("cAn be found"))
+		overwrite(t, path, 0, file)
+		var s synced
+		r := must(t, &s, "", append(agent, more...)...)
+		if s.Sets[0].Mode != "descent" || s.Sets[0].Upserts != 1 || !strings.Contains(r.stderr, "damaged") {
+			t.Errorf("%q: %+v, %s", more, s, r.stderr)
+		}
 	}
 }

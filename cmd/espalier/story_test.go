@@ -3,9 +3,11 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -113,6 +115,32 @@ func TestStory(t *testing.T) {
 	}
 }
 
+// TestSet sets values of an object that has more than a value, and of many at
+// once.
+func TestSet(t *testing.T) {
+	server := serve(t, filepath.Join(t.TempDir(), "server"))
+	must(t, nil, `{"key":"k","value":"old","attributes":{"mode":"0644"},"after":["a","b"]}`, server.at("apply", "s", "-f", "-")...)
+	must(t, nil, "", server.at("set", "s", "k", "new")...)
+	const want = `{"key":"k","value":"new","attributes":{"mode":"0644"},"after":["a","b"]}` + "\n"
+	if r := must(t, nil, "", server.at("get", "s", "k", "-o", "json")...); r.stdout != want {
+		t.Errorf("get = %s, want %s", r.stdout, want)
+	}
+	var all sync.WaitGroup
+	const others = 12
+	for i := range others {
+		all.Go(func() {
+			if r := espalier(t, "", server.at("set", "new", fmt.Sprint("k", i), "v")...); r.status != 0 {
+				t.Errorf("set %d: status %d, %s", i, r.status, r.stderr)
+			}
+		})
+	}
+	all.Wait()
+	var head commit
+	if must(t, &head, "", server.at("head", "new")...); head.Objects != others || head.Revision != others {
+		t.Errorf("%+v, want %d objects", head, others)
+	}
+}
+
 // TestFolder publishes a tree of files, and then one changed file.
 func TestFolder(t *testing.T) {
 	dir := t.TempDir()
@@ -141,6 +169,25 @@ func TestFolder(t *testing.T) {
 	}
 }
 
+// TestDocuments reads what programs are told of what was not done.
+func TestDocuments(t *testing.T) {
+	dir := t.TempDir()
+	server := serve(t, filepath.Join(dir, "server"))
+	const object = `{"key":"a","value":"b"}`
+	if r := must(t, nil, object, server.at("apply", "s", "-f", "-", "--dry-run", "-o", "json")...); !strings.Contains(r.stdout, `"created":1`) ||
+		!strings.Contains(r.stdout, `"dry_run":true`) {
+		t.Errorf("dry run: %s", r.stdout)
+	}
+	if r := must(t, nil, object, server.at("apply", "s", "-f", "-", "-o", "json")...); strings.Contains(r.stdout, "dry_run") {
+		t.Errorf("no dry run: %s", r.stdout)
+	}
+	r := espalier(t, "", server.at("agent", "--once", "--host", "nothing", "--data", filepath.Join(dir, "agent"), "-o", "json")...)
+	const want = `"sets":[{"set":"nothing","epoch":"","revision":0,"root":"","objects":0,"mode":"failed",`
+	if r.status != 1 || !strings.Contains(r.stdout, want) {
+		t.Errorf("agent: status %d, %s, want 1 and %s", r.status, r.stdout, want)
+	}
+}
+
 // TestStatus walks the exit statuses that scripts rely on.
 func TestStatus(t *testing.T) {
 	dir := t.TempDir()
@@ -148,6 +195,14 @@ func TestStatus(t *testing.T) {
 	server := serve(t, data)
 	must(t, nil, "", server.at("apply", "s", "-f", write(t, dir, 1000, 1))...)
 	nobody := []string{"--insecure", "--server", "127.0.0.1:1"}
+	l, err := net.Listen("tcp", "127.0.0.1:0") // and nobody accepts
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	silent := []string{"--insecure", "--server", l.Addr().String()}
+	garbage := filepath.Join(dir, "garbage")
+	overwrite(t, garbage, 0, []byte(strings.Repeat("garbage ", 5000)))
 	for _, c := range []struct {
 		name   string
 		status int
@@ -176,6 +231,9 @@ func TestStatus(t *testing.T) {
 		{"malformed line", 2, "line 2", "{\"key\":\"a\",\"value\":\"b\"}\n{oops\n", server.at("apply", "s", "-f", "-")},
 		{"duplicate key", 2, "line", "{\"key\":\"a\",\"value\":\"b\"}\n{\"key\":\"a\",\"value\":\"c\"}\n", server.at("apply", "s", "-f", "-")},
 		{"nobody there", 4, "reach", "", append([]string{"head", "s"}, nobody...)},
+		{"a hint", 4, "is 'espalier serve' running at 127.0.0.1:1? --server", "", append([]string{"head", "s"}, nobody...)},
+		{"agent, nobody answers", 4, "longer than the 200ms of --timeout", "", append([]string{"agent", "--once", "--timeout", "200ms", "--host", "h", "--data", filepath.Join(dir, "a")}, silent...)},
+		{"no backup at all", 1, "espalier: corrupt: file " + garbage + ": damaged", "", server.at("restore", "s", garbage)},
 		{"agent, nobody there", 4, "reach", "", append([]string{"agent", "--once", "--host", "h", "--data", filepath.Join(dir, "a")}, nobody...)},
 	} {
 		r := espalier(t, c.stdin, c.args...)

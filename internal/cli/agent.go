@@ -14,9 +14,9 @@ import (
 )
 
 func (a *app) agentCommand() *cobra.Command {
+	var run agentRun
 	var host string
 	var once bool
-	var timeout time.Duration
 	o := agent.Options{Probe: probe}
 	c := &cobra.Command{
 		Use:   "agent --host NAME --data DIR",
@@ -27,40 +27,68 @@ func (a *app) agentCommand() *cobra.Command {
 			if o.Host, err = desired.ParseName(host); err != nil {
 				return misuse{err}
 			}
-			if timeout != 0 && !once {
+			if run.timeout != 0 && !once {
 				return misusef("--timeout goes with --once")
 			}
-			if timeout < 0 || o.Interval < 0 {
+			if run.timeout < 0 || o.Interval < 0 {
 				return misusef("--timeout and --interval can't be less than 0")
 			}
 			if err := a.remote.check(); err != nil {
 				return err
 			}
 			o.Server, o.Logger = a.remote.address, a.logger()
+			run.app, run.options = a, o
 			if once {
-				return a.agentOnce(c.Context(), o, timeout)
+				return run.once(c.Context())
 			}
-			return a.runAgent(c.Context(), o)
+			return run.follow(c.Context())
 		},
 	}
 	c.Flags().StringVar(&host, "host", "", "this host's name")
 	c.Flags().StringVar(&o.Dir, "data", "", "folder that holds the mirror; made if need be")
 	c.Flags().BoolVar(&once, "once", false, "sync, report, and end")
-	c.Flags().DurationVar(&timeout, "timeout", 0, "with --once: give up after this; 0: never")
+	c.Flags().BoolVar(&run.check, "check", false, "first recompute what is mirrored from what is stored; what is damaged is fetched again")
+	c.Flags().DurationVar(&run.timeout, "timeout", 0, "with --once: give up after this; 0: never")
 	c.Flags().DurationVar(&o.Interval, "interval", 0, "time between polls; 0: what the server says")
 	a.remote.addFlags(c)
 	required(c, "host", "data")
 	return c
 }
 
-func (a *app) runAgent(ctx context.Context, o agent.Options) error {
-	g, err := agent.Open(o)
+// agentRun is a run of the command agent.
+type agentRun struct {
+	*app
+	options agent.Options
+	check   bool
+	timeout time.Duration // 0: none
+}
+
+// open opens the agent, and checks what it holds if that is asked for.
+func (r *agentRun) open(ctx context.Context) (*agent.Agent, error) {
+	g, err := agent.Open(r.options)
+	if err != nil || !r.check {
+		return g, err
+	}
+	damaged, err := g.Check(ctx)
+	if err != nil {
+		return nil, errors.Join(err, g.Close())
+	}
+	if damaged > 0 {
+		r.options.Logger.Warn("what is mirrored is damaged; it will be fetched again", "rows", damaged)
+	}
+	return g, nil
+}
+
+// follow keeps the mirrors current until ctx is done.
+func (r *agentRun) follow(ctx context.Context) error {
+	g, err := r.open(ctx)
 	if err != nil {
 		return err
 	}
-	o.Logger.Info("following", "host", o.Host, "server", o.Server)
+	log := r.options.Logger
+	log.Info("following", "host", r.options.Host, "server", r.options.Server)
 	err = g.Run(ctx)
-	o.Logger.Info("stopped")
+	log.Info("stopped")
 	return errors.Join(err, g.Close())
 }
 
@@ -76,6 +104,11 @@ type onceDocument struct {
 	Failed        uint64            `json:"failed"`
 }
 
+// modeFailed is the mode of a set that is not what the server has.
+const modeFailed = "failed"
+
+// onceSetDocument tells what is mirrored of a set; epoch and root are empty, and
+// the revision 0, where nothing is yet.
 type onceSetDocument struct {
 	Set      desired.Name `json:"set"`
 	Epoch    string       `json:"epoch"`
@@ -88,39 +121,65 @@ type onceSetDocument struct {
 	Error    string       `json:"error,omitempty"`
 }
 
-func (a *app) agentOnce(ctx context.Context, o agent.Options, timeout time.Duration) error {
-	if timeout > 0 {
+// once syncs and reports. Along the way it scrubs a part of what it holds, as
+// one that goes on running does.
+func (r *agentRun) once(ctx context.Context) error {
+	if r.timeout > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, timeout)
+		ctx, cancel = context.WithTimeoutCause(ctx, r.timeout, errLate)
 		defer cancel()
 	}
-	bar := a.progress("receiving")
-	o.Progress = func(_ desired.Name, done, total uint64) { bar.Update(done, total) }
-	g, err := agent.Open(o)
+	bar := r.progress("receiving")
+	r.options.Progress = func(_ desired.Name, done, total uint64) { bar.Update(done, total) }
+	g, err := r.open(ctx)
 	if err != nil {
 		return err
 	}
+	if err := g.Scrub(ctx); err != nil {
+		r.options.Logger.Error("scrub", "error", err)
+	}
 	report, err := g.Sync(ctx)
 	bar.Finish()
+	if errors.Is(context.Cause(ctx), errLate) && err != nil {
+		err = fmt.Errorf("%w: it took longer than the %v of --timeout", lateness(report), r.timeout)
+	}
 	err = errors.Join(err, g.Close())
+	if errors.Is(err, wire.ErrUnreachable) && report.BytesReceived == 0 {
+		return err // there is nothing to report
+	}
+	return errors.Join(err, r.printOnce(onceOf(report)))
+}
+
+// errLate is why a sync ends that --timeout ends.
+var errLate = errors.New("not in step with the server")
+
+// lateness returns what it means that the time was over.
+func lateness(r agent.Report) error {
+	if r.BytesReceived == 0 {
+		return wire.ErrUnreachable
+	}
+	return errLate
+}
+
+func onceOf(report agent.Report) onceDocument {
 	d := onceDocument{
 		Host: report.Host, BytesSent: report.BytesSent, BytesReceived: report.BytesReceived,
 		RoundTrips: report.RoundTrips, Seconds: report.Duration.Seconds(),
 	}
 	for _, s := range report.Sets {
 		set := onceSetDocument{
-			Set: s.Set, Epoch: s.Head.Epoch.String(), Revision: s.Head.Number, Root: s.Head.Root.String(),
-			Objects: s.Head.Objects, Mode: s.Mode.String(), Upserts: s.Upserts, Deletes: s.Deletes,
+			Set: s.Set, Revision: s.Head.Number, Objects: s.Head.Objects,
+			Mode: s.Mode.String(), Upserts: s.Upserts, Deletes: s.Deletes,
+		}
+		if s.Head.Number > 0 {
+			set.Epoch, set.Root = s.Head.Epoch.String(), s.Head.Root.String()
 		}
 		if s.Err != nil {
-			set.Error = s.Err.Error()
+			set.Mode, set.Error = modeFailed, s.Err.Error()
 		}
 		d.Sets = append(d.Sets, set)
 	}
-	if errors.Is(err, wire.ErrUnreachable) && report.BytesReceived == 0 {
-		return err // there is nothing to report
-	}
-	return errors.Join(err, a.printOnce(d))
+	return d
 }
 
 func (a *app) printOnce(d onceDocument) error {
@@ -131,13 +190,13 @@ func (a *app) printOnce(d onceDocument) error {
 		if s.Error != "" {
 			continue // the error is the command's
 		}
-		_, err := fmt.Fprintf(a.Out, "%s is at revision %d, %s (%s upserts, %s deletes): %s objects, root %s\n",
-			s.Set, s.Revision, s.Mode, grouped(s.Upserts), grouped(s.Deletes), grouped(s.Objects), s.Root)
+		_, err := fmt.Fprintf(a.Out, "%s is at revision %d, %s (%s, %s): %s, root %s\n", s.Set, s.Revision, s.Mode,
+			counted(s.Upserts, "upsert"), counted(s.Deletes, "delete"), counted(s.Objects, "object"), s.Root)
 		if err != nil {
 			return err
 		}
 	}
-	_, err := fmt.Fprintf(a.Out, "sent %s, received %s in %d round trips and %.3f s\n",
-		size(d.BytesSent), size(d.BytesReceived), d.RoundTrips, d.Seconds)
+	_, err := fmt.Fprintf(a.Out, "sent %s, received %s in %s and %.3f s\n",
+		size(d.BytesSent), size(d.BytesReceived), counted(uint64(d.RoundTrips), "round trip"), d.Seconds)
 	return err
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math"
 	"strconv"
 	"strings"
@@ -82,6 +83,9 @@ func parseMaxDelete(s string) (*store.DeleteLimit, error) {
 }
 
 func (a *app) apply(ctx context.Context, path, prefix string, o publish.Options) (err error) {
+	if err := a.remote.check(); err != nil { // before what may take long
+		return err
+	}
 	bars := bars{a: a}
 	defer bars.finish()
 	in, err := publish.Read(ctx, path, a.In, publish.ReadOptions{KeyPrefix: prefix, Progress: bars.update})
@@ -94,7 +98,10 @@ func (a *app) apply(ctx context.Context, path, prefix string, o publish.Options)
 		return err
 	}
 	defer conn.Close()
-	o.Progress, o.Logger = bars.update, a.logger()
+	if err := settle(ctx, conn); err != nil {
+		return err
+	}
+	o.Progress, o.Logger = bars.update, slog.New(slog.NewTextHandler(&bars, nil))
 	plan := bufio.NewWriter(a.Out)
 	if o.DryRun && a.output != "json" {
 		o.Each = func(action publish.Action, key []byte) error {
@@ -111,7 +118,7 @@ func (a *app) apply(ctx context.Context, path, prefix string, o publish.Options)
 	}
 	d := commitDocument{
 		Set: o.Set, Epoch: r.Head.Epoch.String(), Revision: r.Head.Number, Root: r.Head.Root.String(), Objects: r.Head.Objects,
-		Created: r.Created, Updated: r.Updated, Deleted: r.Deleted, Unchanged: r.Unchanged,
+		Created: r.Created, Updated: r.Updated, Deleted: r.Deleted, Unchanged: r.Unchanged, DryRun: o.DryRun,
 	}
 	switch {
 	case a.output == "json":
@@ -143,9 +150,15 @@ type bars struct {
 func (b *bars) update(phase publish.Phase, done, total uint64) {
 	if b.bar == nil || phase != b.phase {
 		b.finish()
-		b.phase, b.bar = phase, b.a.progress(string(phase))
+		b.phase, b.bar = phase, b.a.progress(string(phase)).in(phase.Unit())
 	}
 	b.bar.Update(done, total)
+}
+
+// Write writes to standard error, out of the way of a bar.
+func (b *bars) Write(text []byte) (int, error) {
+	b.finish()
+	return b.a.Err.Write(text)
 }
 
 func (b *bars) finish() {

@@ -24,12 +24,7 @@ func (a *app) benchCommand() *cobra.Command {
 		Long: "Measures a real server and real agents over loopback in one process, on made-up sets in a\n" +
 			"temporary folder that is removed at the end (TMPDIR says where). Times depend on the machine;\n" +
 			"the ratios are taken within one run.",
-		Args: func(c *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return misusef("unknown benchmark %q\nsee '%s --help'", args[0], c.CommandPath())
-			}
-			return nil
-		},
+		Args: exactArgs(),
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	c.AddCommand(a.benchTransferCommand(), a.benchCommitCommand(), a.benchPollCommand())
@@ -59,6 +54,9 @@ func (a *app) benchTransferCommand() *cobra.Command {
 			"a tenth deletions; a case changes a tenth of the set at most.",
 		Args: exactArgs(),
 		RunE: func(c *cobra.Command, _ []string) error {
+			if err := atLeastOne("rounds", o.Rounds); err != nil {
+				return err
+			}
 			o.Observer = a.observer("objects")
 			report, err := bench.RunTransfer(c.Context(), o)
 			if err != nil {
@@ -74,6 +72,14 @@ func (a *app) benchTransferCommand() *cobra.Command {
 	c.Flags().StringSliceVar(&o.Cases, "cases", nil, "cases to measure, separated by commas (default all)")
 	c.Flags().IntVar(&o.Rounds, "rounds", 3, "how often each case is measured; the table has the medians")
 	return c
+}
+
+// atLeastOne refuses a flag that package bench would take for its default.
+func atLeastOne(flag string, n int) error {
+	if n < 1 {
+		return misusef("--%s %d: want 1 or more", flag, n)
+	}
+	return nil
 }
 
 // applyJSONL publishes a file to a set, as the command apply does.
@@ -160,6 +166,9 @@ func (a *app) benchCommitCommand() *cobra.Command {
 			"one, in memory where there is room, so that the CPU's time is without that of syncing.",
 		Args: exactArgs(),
 		RunE: func(c *cobra.Command, _ []string) error {
+			if err := atLeastOne("rounds", o.Rounds); err != nil {
+				return err
+			}
 			o.Observer = a.observer("objects")
 			report, err := bench.RunCommit(c.Context(), o)
 			if err != nil {
@@ -215,6 +224,9 @@ func (a *app) benchPollCommand() *cobra.Command {
 			if most := bench.MaxPollDuration.Seconds(); !(seconds > 0 && seconds <= most) {
 				return misusef("--seconds %g: want more than 0, and at most %g", seconds, most)
 			}
+			if err := atLeastOne("agents", o.Agents); err != nil {
+				return err
+			}
 			o.Duration = time.Duration(seconds * float64(time.Second))
 			return a.benchPoll(c.Context(), o)
 		},
@@ -244,8 +256,8 @@ func (a *app) benchPoll(ctx context.Context, o bench.PollOptions) error {
 	add("idle poll", report.Poll)
 	add("empty call", report.Empty)
 	t.Render()
-	_, err = fmt.Fprintf(a.Out, "\nAn idle poll takes %.2f times the CPU of an empty call, the median of %d pairs.\n"+
-		"%d agents, %d at a time, a connection each; %s, %d CPUs, %s.\n",
-		report.CPURatio, report.Pairs, report.Agents, report.Concurrency, report.System, report.CPUs, report.Go)
+	_, err = fmt.Fprintf(a.Out, "\nAn idle poll takes %.2f times the CPU of an empty call, the median of %s.\n"+
+		"%s, %d at a time, a connection each; %s, %d CPUs, %s.\n",
+		report.CPURatio, counted(uint64(report.Pairs), "pair"), counted(uint64(report.Agents), "agent"), report.Concurrency, report.System, report.CPUs, report.Go)
 	return err
 }

@@ -26,8 +26,9 @@ func TestDemo(t *testing.T) {
 	}
 	for _, want := range []string{
 		"2,000 objects, 250.0 KB of keys and values, were published",
-		"first full sync", "1 change ", "100 changes, scattered", "100 changes, clustered", "200 changes, scattered",
-		"1 deletion", "history lost", "10 values flipped", "nothing changed",
+		"changed      sent", "first full sync     2,000", "one change              1", "scattered             100",
+		"clustered             100", "scattered             200", "one deletion            1", "history lost          100",
+		"bytes flipped          10", "nothing changed         0",
 		"1,999 objects that remain", "the same root",
 	} {
 		if !strings.Contains(out, want) {
@@ -35,8 +36,26 @@ func TestDemo(t *testing.T) {
 		}
 	}
 	for line := range strings.Lines(out) {
-		if n := len([]rune(line)); n > 120 {
+		if n := len([]rune(strings.TrimRight(line, "\n"))); n > 80 {
 			t.Errorf("%d columns are too wide: %s", n, line)
+		}
+	}
+}
+
+// TestSmallDemo shows no line twice that says the same.
+func TestSmallDemo(t *testing.T) {
+	for _, objects := range []string{"100", "1000", "1010"} {
+		status, out, errs := runBench(t, "demo", "--objects", objects)
+		if status != 0 || errs != "" {
+			t.Fatalf("demo ends with %d: %s", status, errs)
+		}
+		seen := map[string]bool{}
+		for line := range strings.Lines(out) {
+			what := line[:min(len(line), 25)]
+			if seen[what] && strings.TrimSpace(what) != "" {
+				t.Errorf("%s objects: %q comes twice:\n%s", objects, what, out)
+			}
+			seen[what] = true
 		}
 	}
 }
@@ -60,7 +79,7 @@ func TestBench(t *testing.T) {
 		{"transfer --objects 2000 --rounds 1", append(bench.Cases(), "CASE", "OVER PAYLOAD", "2,000 objects")},
 		{"transfer --objects 2000 --rounds 1 --cases full,idle", []string{"full", "idle", "106"}},
 		{"commit --objects 2000 --rounds 1", []string{"1 change", "100 changes, scattered", "200 changes, clustered", "Growth"}},
-		{"poll --agents 2 --seconds 0.5", []string{"idle poll", "empty call", "106 B", "the median of 1 pairs"}},
+		{"poll --agents 2 --seconds 0.5", []string{"idle poll", "empty call", "106 B", "the median of 1 pair"}},
 	} {
 		status, out, errs := runBench(t, append([]string{"bench"}, strings.Fields(c.args)...)...)
 		if status != 0 || errs != "" {
@@ -93,6 +112,8 @@ func TestBenchMisuse(t *testing.T) {
 	for _, args := range []string{
 		"demo --objects 3", "demo extra", "bench nothing", "bench transfer --cases warm-2", "bench transfer --rounds -1",
 		"bench commit --value-bytes 1", "bench poll --agents 1001", "bench poll --seconds 0", "bench poll --seconds 1e300",
+		"bench transfer --rounds 0", "bench commit --rounds 0", "bench commit --objects-large -1", "bench poll --agents 0",
+		"bench poll --concurrency -1",
 	} {
 		status, out, errs := runBench(t, strings.Fields(args)...)
 		if status != 2 || out != "" || !strings.HasPrefix(errs, "espalier: ") {

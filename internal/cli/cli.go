@@ -13,6 +13,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -51,24 +52,57 @@ type refused struct{ error }
 
 func (r refused) Unwrap() error { return r.error }
 
-// Main runs the command that args name and returns its exit status. SIGINT and
-// SIGTERM end it cleanly, and a second one at once.
+// Main runs the command that args name and returns its exit status. SIGINT,
+// SIGTERM and SIGHUP end it cleanly, and a second one at once; so does a standard
+// output that can't be written to.
 func Main(args []string, s Streams) int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := notifyContext()
 	defer stop()
-	context.AfterFunc(ctx, stop)
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	o := &out{to: s.Out, end: end}
+	s.Out = o
 	a := &app{Streams: s}
 	root := a.root()
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
-	if err != nil && !errors.Is(err, errSilent) {
-		fmt.Fprintf(s.Err, "espalier: %s\n", strings.TrimSpace(err.Error()))
+	err = errors.Join(err, a.err)
+	if o.err != nil && (err == nil || errors.Is(err, o.err) || errors.Is(err, context.Canceled)) {
+		err = fmt.Errorf("standard output: %w", o.err)
+	}
+	if err != nil && !errors.Is(err, syscall.EPIPE) { // who closed the pipe knows
+		fmt.Fprintf(s.Err, "espalier: %s\n", a.explain(ctx, err))
 	}
 	return exitStatus(err)
 }
 
-// errSilent ends a command whose output has said already what is wrong.
-var errSilent = errors.New("failed")
+// notifyContext returns a context that ends with the first signal to end; the
+// second has its usual effect. Under nohup, SIGHUP is none.
+func notifyContext() (context.Context, context.CancelFunc) {
+	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) {
+		signals = append(signals, syscall.SIGHUP)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), signals...)
+	context.AfterFunc(ctx, stop)
+	// A pipe that was closed is an error of the write, and not the end of the
+	// process. Unlike with signal.Ignore, children are not affected.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+	return ctx, stop
+}
+
+// explain returns what to tell a person about err.
+func (a *app) explain(ctx context.Context, err error) string {
+	text := strings.TrimSpace(err.Error())
+	switch {
+	case ctx.Err() != nil && errors.Is(err, context.Canceled):
+		return "interrupted: " + strings.ReplaceAll(text, context.Canceled.Error(), "the command was given up")
+	case errors.Is(err, wire.ErrUnreachable):
+		return fmt.Sprintf("%s\nis 'espalier serve' running at %s? --server, or ESPALIER_SERVER, says where it is", text, a.remote.address)
+	default:
+		return text
+	}
+}
 
 func exitStatus(err error) int {
 	var m misuse
@@ -95,6 +129,7 @@ type app struct {
 	Streams
 	output string // "" for people, "json" for programs
 	remote remote
+	err    error // of what cobra lets return none
 }
 
 func (a *app) root() *cobra.Command {
@@ -104,12 +139,8 @@ func (a *app) root() *cobra.Command {
 		Long: "Espalier keeps a hashed tree over each host's desired state. Agents poll with the root that\n" +
 			"they hold; where it differs, only what changed is sent, and nothing counts until its root\n" +
 			"is verified.\n\nTry it: espalier demo",
-		Args: func(c *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return misusef("unknown command %q\nsee 'espalier --help'", args[0])
-			}
-			return nil
-		},
+		Version:       version(),
+		Args:          exactArgs(),
 		RunE:          func(c *cobra.Command, _ []string) error { return c.Help() },
 		SilenceUsage:  true,
 		SilenceErrors: true,
@@ -120,12 +151,18 @@ func (a *app) root() *cobra.Command {
 			if err := c.ValidateRequiredFlags(); err != nil { // cobra would, but not call it misuse
 				return misusef("%w\nsee '%s --help'", err, c.CommandPath())
 			}
+			if why := c.Flags().Lookup("message"); why != nil && !utf8.ValidString(why.Value.String()) {
+				return misusef("--message %q: it is not UTF-8", why.Value)
+			}
 			return nil
 		},
 	}
 	root.SetIn(a.In)
 	root.SetOut(a.Out)
 	root.SetErr(a.Err)
+	root.SetVersionTemplate("espalier {{.Version}}\n")
+	root.SetHelpFunc(a.help(root.HelpFunc()))
+	root.SetHelpCommand(a.helpCommand())
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return misusef("%w\nsee '%s --help'", err, c.CommandPath())
 	})
@@ -145,7 +182,7 @@ func (a *app) root() *cobra.Command {
 	group("publish", a.applyCommand(), a.setCommand(), a.getCommand(), a.deleteCommand(), a.listCommand(),
 		a.headCommand(), a.logCommand(), a.setsCommand())
 	group("maintain", a.checkCommand(), a.compactCommand(), a.backupCommand(), a.restoreCommand())
-	root.AddCommand(a.probeCommand())
+	root.AddCommand(a.versionCommand(), a.probeCommand())
 	return root
 }
 
@@ -157,10 +194,14 @@ func (a *app) logger() *slog.Logger {
 // exactArgs is cobra.ExactArgs as misuse, naming what is missing.
 func exactArgs(names ...string) cobra.PositionalArgs {
 	return func(c *cobra.Command, args []string) error {
-		if len(args) != len(names) {
-			return misusef("%s takes %s, got %d arguments\nsee '%s --help'",
-				c.CommandPath(), cmp.Or(strings.Join(names, " "), "none"), len(args), c.CommandPath())
+		switch {
+		case len(args) == len(names):
+			return nil
+		case c.HasSubCommands():
+			return unknownCommand(c, args[len(names)])
+		default:
+			return misusef("%s takes %s, got %s\nsee '%s --help'", c.CommandPath(),
+				cmp.Or(strings.Join(names, " "), "no arguments"), counted(uint64(len(args)), "argument"), c.CommandPath())
 		}
-		return nil
 	}
 }

@@ -225,7 +225,7 @@ func (a *app) backup(name desired.Name, path string, fn func(dir string) (string
 		return fmt.Errorf("backup: %w", err)
 	}
 	scratch := filepath.Join(folder, ".espalier-backup-"+filepath.Base(path))
-	lock, err := store.LockDir(scratch)
+	lock, err := store.LockDir(scratch, "backup")
 	if err != nil {
 		return fmt.Errorf("backup to %s: %w", path, err)
 	}

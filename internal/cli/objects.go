@@ -15,6 +15,7 @@ import (
 	"espalier/internal/desired"
 	"espalier/internal/wire"
 	espalierv1 "espalier/proto/espalier/v1"
+	"espalier/store"
 )
 
 func (a *app) setCommand() *cobra.Command {
@@ -22,6 +23,8 @@ func (a *app) setCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "set SET KEY VALUE | set SET KEY -f FILE|-",
 		Short: "Set one object's value",
+		Long: "Set one object's value. What else there is to an object that exists already, its attributes and\n" +
+			"what it comes after, stays as it is; 'apply' sets that.",
 		Args: func(c *cobra.Command, args []string) error {
 			if file == "" {
 				return exactArgs("SET", "KEY", "VALUE")(c, args)
@@ -29,26 +32,90 @@ func (a *app) setCommand() *cobra.Command {
 			return exactArgs("SET", "KEY")(c, args)
 		},
 		RunE: func(c *cobra.Command, args []string) error {
-			value, err := a.value(args, file)
+			if err := a.remote.check(); err != nil { // before what may take long
+				return err
+			}
+			name, err := setName(args[0])
 			if err != nil {
 				return err
 			}
 			if err := desired.CheckKey([]byte(args[1])); err != nil {
 				return misuse{err}
 			}
-			envelope, err := desired.Encode(desired.Object{Key: args[1], Value: value})
+			value, err := a.value(args, file)
 			if err != nil {
-				return misuse{err}
+				return err
 			}
-			change := desired.Change{Key: []byte(args[1]), Envelope: envelope}
-			_, err = a.commit(c.Context(), args[0], why, []desired.Change{change})
-			return err
+			return a.remote.operate(func(client espalierv1.OperatorServiceClient) error {
+				resp, err := setValue(c.Context(), client, name, args[1], value, why)
+				if err != nil {
+					return err
+				}
+				return a.printCommit(name, resp)
+			})
 		},
 	}
 	c.Flags().StringVarP(&file, "file", "f", "", "take the value from this file; -: from standard input")
 	c.Flags().StringVarP(&why, "message", "m", "", "why, for the set's history")
 	a.remote.addFlags(c)
 	return c
+}
+
+// setAttempts bounds how often a value is set anew because others have committed
+// meanwhile. One of those who try at once gets through each time.
+const setAttempts = 64
+
+// setValue gives an object a value and leaves the rest of it as it is: it
+// commits against the revision at which it read that.
+func setValue(
+	ctx context.Context, client espalierv1.OperatorServiceClient, set desired.Name, key string, value []byte, why string,
+) (*espalierv1.CommitResponse, error) {
+	for attempt := 1; ; attempt++ {
+		expect, object, err := readObject(ctx, client, set, key)
+		if err != nil {
+			return nil, err
+		}
+		object.Value = value
+		envelope, err := desired.Encode(object)
+		if err != nil {
+			return nil, misuse{err}
+		}
+		terms := &espalierv1.CommitTerms{Set: string(set), Why: why, RequestId: rand.Text(), Expect: wire.PositionToWire(expect)}
+		resp, err := commit(ctx, client, terms, []desired.Change{{Key: []byte(key), Envelope: envelope}})
+		if !errors.Is(err, store.ErrConflict) || attempt == setAttempts {
+			return resp, err
+		}
+	}
+}
+
+// readObject returns an object, which may have nothing but its key yet, and a
+// position of its set at which it was not older than that; the zero one stands
+// for a set that does not exist.
+func readObject(
+	ctx context.Context, client espalierv1.OperatorServiceClient, set desired.Name, key string,
+) (at desired.Position, o desired.Object, err error) {
+	o.Key = key
+	resp, err := client.GetHead(ctx, &espalierv1.GetHeadRequest{Set: string(set)})
+	if err = wire.FromStatus(err); errors.Is(err, store.ErrNotFound) {
+		return at, o, nil
+	}
+	if err != nil {
+		return at, o, err
+	}
+	head, err := wire.HeadFromWire(resp.GetHead())
+	if err != nil {
+		return at, o, err
+	}
+	at = head.Position
+	object, err := client.GetObject(ctx, &espalierv1.GetObjectRequest{Set: string(set), Key: []byte(key)})
+	if err = wire.FromStatus(err); errors.Is(err, wire.ErrNoObject) || errors.Is(err, store.ErrNotFound) {
+		return at, o, nil
+	}
+	if err != nil {
+		return at, o, err
+	}
+	o, err = wire.ObjectFromWire(key, object.GetEnvelope())
+	return at, o, err
 }
 
 // value returns the value that a command was given.
@@ -96,11 +163,17 @@ func (a *app) deleteCommand() *cobra.Command {
 				}
 				changes[i].Key = []byte(key)
 			}
-			if err := a.sayMissing(c.Context(), name, keys); err != nil {
-				return err
-			}
-			_, err = a.commit(c.Context(), args[0], why, changes)
-			return err
+			return a.remote.operate(func(client espalierv1.OperatorServiceClient) error {
+				if err := a.sayMissing(c.Context(), client, name, keys); err != nil {
+					return err
+				}
+				terms := &espalierv1.CommitTerms{Set: string(name), Why: why, RequestId: rand.Text()}
+				resp, err := commit(c.Context(), client, terms, changes)
+				if err != nil {
+					return err
+				}
+				return a.printCommit(name, resp)
+			})
 		},
 	}
 	c.Flags().StringVarP(&why, "message", "m", "", "why, for the set's history")
@@ -109,60 +182,43 @@ func (a *app) deleteCommand() *cobra.Command {
 }
 
 // sayMissing tells which of the keys to delete are not there.
-func (a *app) sayMissing(ctx context.Context, set desired.Name, keys []string) error {
-	return a.remote.operate(func(client espalierv1.OperatorServiceClient) error {
-		for _, key := range keys {
-			_, err := client.GetObject(ctx, &espalierv1.GetObjectRequest{Set: string(set), Key: []byte(key)})
-			if err = wire.FromStatus(err); errors.Is(err, wire.ErrNoObject) {
-				fmt.Fprintf(a.Err, "%q is not in set %s\n", key, set)
-			} else if err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-}
-
-// commit sends a few changes, which ascend by key, and says what they did.
-func (a *app) commit(ctx context.Context, set, why string, changes []desired.Change) (desired.Head, error) {
-	name, err := setName(set)
-	if err != nil {
-		return desired.Head{}, err
-	}
-	frames := delta.NewFrameWriter(delta.NewCodec())
-	var head desired.Head
-	err = a.remote.operate(func(client espalierv1.OperatorServiceClient) error {
-		stream, err := client.Commit(ctx)
-		if err != nil {
-			return wire.FromStatus(err)
-		}
-		req := &espalierv1.CommitRequest{
-			Terms: &espalierv1.CommitTerms{Set: string(name), Why: why, RequestId: rand.Text()},
-		}
-		for len(changes) > 0 || req.Terms != nil {
-			for len(changes) > 0 && !frames.Full() {
-				if err := frames.Add(changes[0]); err != nil {
-					return err
-				}
-				changes = changes[1:]
-			}
-			req.Frame = frames.Frame()
-			if stream.Send(req) != nil {
-				break // CloseAndRecv says why
-			}
-			req = &espalierv1.CommitRequest{}
-		}
-		resp, err := stream.CloseAndRecv()
-		if err != nil {
-			return wire.FromStatus(err)
-		}
-		head, err = wire.HeadFromWire(resp.GetHead())
-		if err != nil {
+func (a *app) sayMissing(ctx context.Context, client espalierv1.OperatorServiceClient, set desired.Name, keys []string) error {
+	for _, key := range keys {
+		_, err := client.GetObject(ctx, &espalierv1.GetObjectRequest{Set: string(set), Key: []byte(key)})
+		if err = wire.FromStatus(err); errors.Is(err, wire.ErrNoObject) {
+			fmt.Fprintf(a.Err, "%q is not in set %s\n", key, set)
+		} else if err != nil {
 			return err
 		}
-		return a.printCommit(name, head, resp)
-	})
-	return head, err
+	}
+	return nil
+}
+
+// commit sends a few changes, which ascend by key.
+func commit(
+	ctx context.Context, client espalierv1.OperatorServiceClient, terms *espalierv1.CommitTerms, changes []desired.Change,
+) (*espalierv1.CommitResponse, error) {
+	stream, err := client.Commit(ctx)
+	if err != nil {
+		return nil, wire.FromStatus(err)
+	}
+	frames := delta.NewFrameWriter(delta.NewCodec())
+	req := &espalierv1.CommitRequest{Terms: terms}
+	for len(changes) > 0 || req.Terms != nil {
+		for len(changes) > 0 && !frames.Full() {
+			if err := frames.Add(changes[0]); err != nil {
+				return nil, err
+			}
+			changes = changes[1:]
+		}
+		req.Frame = frames.Frame()
+		if stream.Send(req) != nil {
+			break // CloseAndRecv says why
+		}
+		req = &espalierv1.CommitRequest{}
+	}
+	resp, err := stream.CloseAndRecv()
+	return resp, wire.FromStatus(err)
 }
 
 // commitDocument is the outcome of a commit for programs.
@@ -176,9 +232,14 @@ type commitDocument struct {
 	Updated   uint64       `json:"updated"`
 	Deleted   uint64       `json:"deleted"`
 	Unchanged uint64       `json:"unchanged"`
+	DryRun    bool         `json:"dry_run,omitempty"` // nothing was done: it is what would be
 }
 
-func (a *app) printCommit(set desired.Name, head desired.Head, r *espalierv1.CommitResponse) error {
+func (a *app) printCommit(set desired.Name, r *espalierv1.CommitResponse) error {
+	head, err := wire.HeadFromWire(r.GetHead())
+	if err != nil {
+		return err
+	}
 	d := commitDocument{
 		Set: set, Epoch: head.Epoch.String(), Revision: head.Number, Root: head.Root.String(), Objects: head.Objects,
 		Created: r.GetCreated(), Updated: r.GetUpdated(), Deleted: r.GetDeleted(), Unchanged: r.GetUnchanged(),
@@ -194,7 +255,7 @@ func (a *app) sayCommit(d commitDocument) error {
 	if d.Created+d.Updated+d.Deleted == 0 {
 		what = "nothing to change"
 	}
-	_, err := fmt.Fprintf(a.Out, "%s is at revision %d: %s; %s objects\n", d.Set, d.Revision, what, grouped(d.Objects))
+	_, err := fmt.Fprintf(a.Out, "%s is at revision %d: %s; %s\n", d.Set, d.Revision, what, counted(d.Objects, "object"))
 	return err
 }
 
@@ -213,7 +274,7 @@ func (a *app) getCommand() *cobra.Command {
 				if err != nil {
 					return wire.FromStatus(err)
 				}
-				o, err := desired.Envelope(resp.GetEnvelope()).Object([]byte(args[1]))
+				o, err := wire.ObjectFromWire(args[1], resp.GetEnvelope())
 				if err != nil {
 					return err
 				}

@@ -83,6 +83,14 @@ func size(n uint64) string {
 	}
 }
 
+// counted returns how many there are of what: "1 object", "2,000 objects".
+func counted(n uint64, what string) string {
+	if n != 1 {
+		what += "s"
+	}
+	return grouped(n) + " " + what
+}
+
 // grouped returns n with its thousands apart.
 func grouped(n uint64) string {
 	s := fmt.Sprint(n)

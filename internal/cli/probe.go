@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -26,7 +27,7 @@ func (a *app) probeCommand() *cobra.Command {
 		RunE: func(_ *cobra.Command, args []string) error {
 			err := store.Probe(args[0])
 			if errors.Is(err, store.ErrCorrupt) {
-				_, err = fmt.Fprintln(a.Out, err)
+				_, err = fmt.Fprint(a.Out, strings.TrimPrefix(err.Error(), store.ErrCorrupt.Error()+": "))
 			}
 			return err
 		},
@@ -49,7 +50,7 @@ func probe(ctx context.Context, path string) error {
 	case err != nil:
 		return store.Probe(path)
 	case found != "":
-		return fmt.Errorf("%w: %s: %.300s", store.ErrCorrupt, path, found)
+		return fmt.Errorf("%w: %.300s", store.ErrCorrupt, found)
 	}
 	return nil
 }
@@ -59,7 +60,7 @@ func verdict(c *exec.Cmd) (found string, err error) {
 	out, err := c.Output()
 	var ended *exec.ExitError
 	if errors.As(err, &ended) && crashed(ended) {
-		return fmt.Sprintf("the program crashes on it: %.200s", ended.Stderr), nil
+		return fmt.Sprintf("file %s: the program crashes on it: %.200s", c.Args[len(c.Args)-1], ended.Stderr), nil
 	}
 	return string(out), err
 }

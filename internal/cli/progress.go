@@ -20,7 +20,8 @@ type progress struct {
 // progress returns a progress bar that says what is going on, and counts objects.
 func (a *app) progress(what string) *progress { return &progress{a: a, what: what, unit: "objects"} }
 
-// in makes the bar count something else than objects; "bytes" get their prefixes.
+// in makes the bar count something else than objects; "bytes" get their prefixes,
+// and where the unit is empty there is nothing to count, but time passes.
 func (p *progress) in(unit string) *progress {
 	p.unit = unit
 	return p
@@ -37,11 +38,9 @@ func (p *progress) Update(done, total uint64) {
 		most = -1
 	}
 	if p.bar == nil {
-		p.bar = progressbar.NewOptions64(most, progressbar.OptionSetWriter(f),
-			progressbar.OptionSetDescription(p.what), progressbar.OptionShowCount(),
-			progressbar.OptionSetItsString(p.unit), progressbar.OptionShowIts(),
-			progressbar.OptionShowBytes(p.unit == "bytes"),
-			progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish())
+		p.bar = progressbar.NewOptions64(most, append(p.counting(), progressbar.OptionSetWriter(f),
+			progressbar.OptionSetDescription(p.what), progressbar.OptionSetRenderBlankState(true),
+			progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish())...)
 	}
 	if most > 0 && most != p.bar.GetMax64() {
 		p.bar.ChangeMax64(most)
@@ -52,9 +51,24 @@ func (p *progress) Update(done, total uint64) {
 	_ = p.bar.Set64(int64(done))
 }
 
+// counting are the options for what the bar counts.
+func (p *progress) counting() []progressbar.Option {
+	switch p.unit {
+	case "":
+		return nil
+	case "bytes":
+		return []progressbar.Option{progressbar.OptionShowCount(), progressbar.OptionShowBytes(true)}
+	default:
+		return []progressbar.Option{
+			progressbar.OptionShowCount(), progressbar.OptionSetItsString(p.unit), progressbar.OptionShowIts(),
+		}
+	}
+}
+
 // Finish takes the bar away.
 func (p *progress) Finish() {
 	if p.bar != nil {
+		_ = p.bar.Finish() // or a spinner would go on drawing itself
 		_ = p.bar.Clear()
 		p.bar = nil
 	}

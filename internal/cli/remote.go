@@ -2,19 +2,24 @@ package cli
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 
 	"espalier/internal/delta"
 	"espalier/internal/desired"
+	"espalier/internal/wire"
 	espalierv1 "espalier/proto/espalier/v1"
 )
 
@@ -22,6 +27,17 @@ const defaultServer = "127.0.0.1:7600"
 
 // A command whose server vanished without a word ends within a minute.
 var keepaliveParams = keepalive.ClientParameters{Time: 40 * time.Second, Timeout: 20 * time.Second}
+
+// connectTimeout bounds how long making a connection may take, up to the first
+// word of the server.
+const connectTimeout = 15 * time.Second
+
+// While a connection can't be made, gRPC fails all calls at once until it tries
+// again: that has to be soon, or a command that tries again would not find out.
+var connectParams = grpc.ConnectParams{
+	Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
+	MinConnectTimeout: connectTimeout,
+}
 
 // remote is a server to talk to, as the flags name it.
 type remote struct {
@@ -40,9 +56,12 @@ func (r *remote) check() error { return checkInsecure(r.address, r.insecure) }
 
 // checkInsecure refuses plain text anywhere but on loopback.
 func checkInsecure(address string, allowed bool) error {
-	host, _, err := net.SplitHostPort(address)
+	host, port, err := net.SplitHostPort(address)
 	if err != nil {
 		return misusef("address %q: want host:port", address)
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return misusef("address %q: the port has to be a number from 0 to 65535", address)
 	}
 	if !allowed {
 		return misusef("this version has no TLS yet: pass --insecure, with an address on loopback")
@@ -64,11 +83,28 @@ func (r *remote) dial() (*grpc.ClientConn, error) {
 		grpc.WithDefaultCallOptions(
 			grpc.MaxCallRecvMsgSize(delta.MaxMessageBytes), grpc.MaxCallSendMsgSize(delta.MaxMessageBytes)),
 		grpc.WithKeepaliveParams(keepaliveParams),
+		grpc.WithConnectParams(connectParams),
 		grpc.WithDisableServiceConfig())
 	if err != nil {
 		return nil, fmt.Errorf("server %s: %w", r.address, err)
 	}
 	return conn, nil
+}
+
+// settle waits until conn is made or refused. It returns an error that matches
+// wire.ErrUnreachable for a server that does neither: to try again would only
+// take as long again.
+func settle(ctx context.Context, conn *grpc.ClientConn) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, connectTimeout-time.Second, // or gRPC would take it for refused
+		fmt.Errorf("%w: something accepts connections at %s, but does not answer", wire.ErrUnreachable, conn.Target()))
+	defer cancel()
+	conn.Connect()
+	for state := conn.GetState(); state == connectivity.Idle || state == connectivity.Connecting; state = conn.GetState() {
+		if !conn.WaitForStateChange(ctx, state) {
+			return context.Cause(ctx)
+		}
+	}
+	return nil
 }
 
 // operate calls fn with a client of the server.

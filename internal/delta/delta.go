@@ -81,10 +81,10 @@ type Source interface {
 	Get(key []byte) (c desired.Change, ok bool, err error)
 	// Objects returns the objects with from <= key < until, ascending.
 	Objects(from, until []byte) iter.Seq2[desired.Change, error]
-	// Touched returns the root of the revision of that number, and the union of
-	// the keys that were touched after it, ascending, in memory of their own. ok
-	// is false where the journal does not reach back to it, or the keys are more
-	// than limit.
+	// Touched returns the root of the revision of that number, zero where the
+	// journal does not reach back to it, and the union of the keys that were
+	// touched after it, ascending, in memory of their own. ok is false where the
+	// root is zero, or the keys are more than limit.
 	Touched(number uint64, limit int) (root desired.Digest, keys [][]byte, ok bool, err error)
 }
 

@@ -6,13 +6,15 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"unicode/utf8"
 )
 
 // Object is one object in its readable form.
 type Object struct {
 	Key   string
 	Value []byte
-	// Attributes are small facts beside the value, such as a file's mode.
+	// Attributes are small facts beside the value, such as a file's mode; names
+	// and texts are UTF-8.
 	Attributes map[string]string
 	// After names the keys that this object is applied after.
 	After []string
@@ -185,8 +187,11 @@ func (d *headDecoder) attributes(add func(name, value []byte)) int {
 	for range n {
 		name := d.text("name of an attribute", MaxAttributeBytes)
 		value := d.text("attribute", MaxAttributeBytes)
-		if bytes.Compare(name, last) <= 0 {
+		switch {
+		case bytes.Compare(name, last) <= 0:
 			d.fail("attribute %q is empty or out of order", name)
+		case !utf8.Valid(name), !utf8.Valid(value):
+			d.fail("attribute %q: %q is not UTF-8", name, value)
 		}
 		if d.err != nil {
 			return 0

@@ -114,6 +114,7 @@ func TestLargestEnvelope(t *testing.T) {
 			o.Attributes = map[string]string{strings.Repeat("a", desired.MaxAttributeBytes+1): ""}
 		},
 		"nameless":    func(o *desired.Object) { o.Attributes = map[string]string{"": "v"} },
+		"not UTF-8":   func(o *desired.Object) { o.Attributes = map[string]string{"a": "\xff"} },
 		"after":       func(o *desired.Object) { o.After = moreAfter },
 		"after's key": func(o *desired.Object) { o.After = []string{strings.Repeat("k", desired.MaxKeyBytes+1)} },
 		"no key":      func(o *desired.Object) { o.After = []string{""} },
@@ -151,6 +152,8 @@ func TestNotCanonical(t *testing.T) {
 		"attributes descend":        head("v", 2, "b", "", "a", "", 0),
 		"attribute twice":           head("v", 2, "a", "", "a", "", 0),
 		"attribute without name":    head("v", 1, "", "1", 0),
+		"attribute name not UTF-8":  head("v", 1, "\xff", "1", 0),
+		"attribute text not UTF-8":  head("v", 1, "a", "\xff", 0),
 		"attributes beyond bound":   head("v", desired.MaxAttributes+1),
 		"attributes without end":    head("v", binary.AppendUvarint(nil, 1<<63)),
 		"after descends":            head("v", 0, 2, "b", "a"),

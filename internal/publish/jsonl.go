@@ -21,7 +21,8 @@ import (
 //	{"key":"…","value":"…"}
 //	{"key":"…","value_base64":"…","attributes":{"name":"text"},"after":["key"]}
 //
-// The lines may come in any order, and some may be blank. An error that is
+// The lines may come in any order, and some may be blank; before the first there
+// may be a byte order mark. An error that is
 // about a line names it, and matches desired.ErrInvalid; one about a key that
 // two lines have is a *spool.DuplicateError.
 //
@@ -184,8 +185,11 @@ func parseChunks(ctx context.Context, chunks <-chan *chunk, prefix string) error
 func (c *chunk) parse(p *lineParser) {
 	p.arena = c.arena
 	defer p.forget()
-	line := c.line - 1
-	for text := range bytes.Lines(c.text) {
+	line, text := c.line-1, c.text
+	if line == 0 {
+		text = bytes.TrimPrefix(text, []byte("\ufeff"))
+	}
+	for text := range bytes.Lines(text) {
 		if line++; len(text) > maxLineBytes {
 			c.invalid = tooLong(line)
 			return

@@ -14,6 +14,7 @@ import (
 	"reflect"
 	"runtime"
 	"runtime/metrics"
+	"slices"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -75,6 +76,7 @@ func TestJSONL(t *testing.T) {
 	}{
 		"nothing":      {},
 		"blank lines":  {text: "\n  \n\t\r\n\n"},
+		"a BOM":        {text: "\ufeff" + `{"key":"a","value":"x"}`, want: []desired.Object{{Key: "a", Value: []byte("x")}}},
 		"one":          {text: `{"key":"a","value":"x"}`, want: []desired.Object{{Key: "a", Value: []byte("x")}}},
 		"no value":     {text: `{"key":"a","value":""}`, want: []desired.Object{{Key: "a", Value: []byte{}}}},
 		"white space":  {text: " { \"value\" :\t\"x\" , \"key\":\"a\" } \r\n", want: []desired.Object{{Key: "a", Value: []byte("x")}}},
@@ -128,6 +130,7 @@ func TestBadJSONL(t *testing.T) {
 		{`{"key":"a"`, "", `line 1: invalid JSON: the line ends too early`},
 		{`{"key":"a","value":"b`, "", `line 1: invalid JSON: the line ends too early`},
 		{"{\"key\":\"a\",\n\"value\":\"b\"}", "", `line 1: invalid JSON: the line ends too early`},
+		{"\n\ufeff{}", "", `line 2: invalid JSON: invalid character '\ufeff' at start of value, at byte 1 of the line`},
 		{"\n\nnonsense\n", "", `line 3: invalid JSON: invalid character 'o' in literal null (expecting 'u'), at byte 2 of the line`},
 		{`{"key" "a"}`, "", `line 1: invalid JSON: invalid character '"' after object name (expecting ':'), at byte 8 of the line`},
 		{`{"key":"a","value":"b",}`, "", `line 1: invalid JSON: invalid character ',' at start of value, at byte 23 of the line`},
@@ -176,7 +179,8 @@ func TestBadJSONL(t *testing.T) {
 		{`{"key":"` + long[1:] + `","value":""}`, "p", `1025 bytes, at most 1024 are allowed`},
 		{`{"key":"a","value":"` + huge + `"}`, "", `line 1: invalid value: 4194305 bytes or more, at most 4194304 are allowed`},
 		{`{"key":"a","value":"` + huge[2:] + `\n\n\n"}`, "", `line 1: invalid value of "a": 4194306 bytes, at most 4194304 are allowed`},
-		{`{"key":"a","value_base64":"` + base64.StdEncoding.EncodeToString([]byte(huge)) + `"}`, "", `line 1: invalid value`},
+		{`{"key":"a","value_base64":"` + base64.StdEncoding.EncodeToString([]byte(huge)) + `"}`, "", `line 1: invalid value of "a": 4194305 bytes, at most 4194304 are allowed`},
+		{`{"key":"a","value_base64":"` + base64.StdEncoding.EncodeToString([]byte(huge+huge)) + `"}`, "", `line 1: invalid value_base64: it stands for more than the 4194304 bytes that are allowed`},
 		{"{\"key\":\"a\",\"value\":\"\"}\n{\"key\":\"b\",\"value\":\"\"}\n{\"key\":\"a\",\"value\":\"\"}\n", "", `key "a" is there twice: in line 1 and in line 3`},
 		{"{\"key\":\"a\",\"value\":\"\"}\n" + strings.Repeat(" ", publish.MaxLineBytes) + "x\n", "", fmt.Sprintf(`line 2: invalid line: it has more than %d bytes`, publish.MaxLineBytes)},
 	} {
@@ -302,6 +306,29 @@ func writeJSONL(t *testing.T, r *rand.Rand, to *bytes.Buffer, o desired.Object) 
 		fmt.Fprintf(to, "%q:%s", name, b)
 	}
 	to.WriteString([]string{"}\n", "}\n\n", "} \r\n"}[r.IntN(3)])
+}
+
+// TestLargestBase64 reads the largest value that is allowed, encoded, also in
+// lines as base64(1) breaks them.
+func TestLargestBase64(t *testing.T) {
+	value := bytes.Repeat([]byte{0xff}, desired.MaxValueBytes)
+	encoded := base64.StdEncoding.EncodeToString(value)
+	broken := strings.Join(slices.Collect(func(yield func(string) bool) {
+		for part := range slices.Chunk([]byte(encoded), 76) {
+			if !yield(string(part)) {
+				return
+			}
+		}
+	}), `\r\n`)
+	in, err := jsonl(t, fmt.Sprintf("{\"key\":\"a\",\"value_base64\":%q}\n{\"key\":\"b\",\"value_base64\":\"%s\"}", encoded, broken), publish.ReadOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for key, o := range readAll(t, in) {
+		if !bytes.Equal(o.Value, value) {
+			t.Errorf("%s has a value of %d bytes, want %d of 0xff", key, len(o.Value), len(value))
+		}
+	}
 }
 
 // TestLargestLine reads the largest value that is allowed, in the longest way to

@@ -13,6 +13,9 @@ const (
 	// maxLineBytes bounds a line of JSONL: the largest object with each of its
 	// bytes as \u00xx, and room for names and white space. Base64 needs less.
 	maxLineBytes = 6*desired.MaxEnvelopeBytes + 1<<20
+	// maxBase64Bytes is the largest value in base64, without line breaks: it is
+	// refused before it is decoded if it has more.
+	maxBase64Bytes = (desired.MaxValueBytes + 2) / 3 * 4
 	// chunkBytes is how much of an input is parsed at once: some 1,500 lines, so
 	// that handing it on costs nothing.
 	chunkBytes = 256 << 10
@@ -38,11 +41,12 @@ const (
 	directBytes = delta.FrameBytes / 2
 	// maxAttempts bounds how often a set is compared again that has moved.
 	maxAttempts = 5
-	// retries bounds how often a call is made again whose connection broke;
-	// before the first it waits firstBackoff, before each other twice as long as
-	// before the last.
-	retries      = 4
-	firstBackoff = 100 * time.Millisecond
+	// retries bounds how often a call is made again that had no connection, or
+	// whose connection broke; before the first it waits firstBackoff, before each
+	// other twice as long as before the last, give or take a quarter: 13 s in all,
+	// in which a server can start anew.
+	retries      = 6
+	firstBackoff = 200 * time.Millisecond
 	// progressEvery is how many objects pass between two reports of progress.
 	progressEvery = 1024
 )

@@ -167,17 +167,14 @@ func (p *lineParser) readRaw(field string) (jsontext.Value, error) {
 	if raw.Kind() != '"' {
 		return nil, unwanted(field, '"', raw.Kind())
 	}
-	if least := leastUnquoted(raw); least > desired.MaxValueBytes {
-		return nil, fmt.Errorf("%w %s: %d bytes or more, at most %d are allowed",
-			desired.ErrInvalid, field, least, desired.MaxValueBytes)
-	}
 	return raw, nil
 }
 
 // leastUnquoted returns a lower bound of the bytes that a raw string stands for:
-// an escape has 6 bytes at most, and stands for one at least.
-func leastUnquoted(raw []byte) int {
-	if len(raw) <= desired.MaxValueBytes {
+// an escape has 6 bytes at most, and stands for one at least. Below enough bytes
+// it does not look.
+func leastUnquoted(raw []byte, enough int) int {
+	if len(raw) <= enough {
 		return 0
 	}
 	return len(raw) - 2 - 5*bytes.Count(raw, []byte{'\\'})
@@ -188,6 +185,10 @@ func (p *lineParser) readString(field string, start []byte) ([]byte, error) {
 	raw, err := p.readRaw(field)
 	if err != nil {
 		return nil, err
+	}
+	if least := leastUnquoted(raw, desired.MaxValueBytes); least > desired.MaxValueBytes {
+		return nil, fmt.Errorf("%w %s: %d bytes or more, at most %d are allowed",
+			desired.ErrInvalid, field, least, desired.MaxValueBytes)
 	}
 	at := len(p.arena)
 	p.arena = append(slices.Grow(p.arena, len(start)+len(raw)), start...)
@@ -201,6 +202,10 @@ func (p *lineParser) readBase64() error {
 	raw, err := p.readRaw("value_base64")
 	if err != nil {
 		return err
+	}
+	if leastUnquoted(raw, maxBase64Bytes) > maxBase64Bytes {
+		return fmt.Errorf("%w value_base64: it stands for more than the %d bytes that are allowed",
+			desired.ErrInvalid, desired.MaxValueBytes)
 	}
 	if p.scratch, err = jsontext.AppendUnquote(p.scratch[:0], raw); err != nil {
 		return explainJSON(err)

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -571,8 +572,12 @@ func cutAlways(t *testing.T, r *try, step string) {
 		r.fake.cut()
 		return status.Error(codes.Unavailable, "cut")
 	}
+	start := time.Now()
 	if _, err := r.apply(union(before, content{"b": "x"})); !errors.Is(err, wire.ErrUnreachable) {
 		t.Errorf("%v, want wire.ErrUnreachable", err)
+	}
+	if took := time.Since(start); took < 9*time.Second || took > 16*time.Second {
+		t.Errorf("gave up after %v, want some 13 s", took)
 	}
 	if n := r.fake.steps[step]; n != publish.Retries+1 {
 		t.Errorf("%s came %d times, want %d", step, n, publish.Retries+1)

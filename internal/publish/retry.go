@@ -9,8 +9,8 @@ import (
 	"espalier/internal/wire"
 )
 
-// retry calls fn, and calls it again as long as the connection breaks, a few
-// times. What fn does has to be safe to repeat.
+// retry calls fn, and calls it again, a few times, where no connection can be
+// made, or one breaks. What fn does has to be safe to repeat.
 func (a *applier) retry(ctx context.Context, fn func() error) error {
 	wait := firstBackoff
 	for try := 1; ; try++ {
@@ -18,9 +18,10 @@ func (a *applier) retry(ctx context.Context, fn func() error) error {
 		if !errors.Is(err, wire.ErrUnreachable) || try > retries {
 			return err
 		}
-		a.o.Logger.Info("the connection broke; trying again", "try", try, "of", retries, "error", err)
-		if !sleep(ctx, wait/2+rand.N(wait/2)) {
-			return err
+		pause := wait*3/4 + rand.N(wait/2)
+		a.o.Logger.Warn("trying again", "try", try, "of", retries, "in", pause.Round(time.Millisecond), "error", err)
+		if !sleep(ctx, pause) {
+			return context.Cause(ctx)
 		}
 		wait *= 2
 	}

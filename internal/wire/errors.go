@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -41,6 +42,7 @@ var table = []struct {
 	{merkle.ErrTooWide, codes.OutOfRange, "TOO_WIDE"},
 	{ErrNoObject, codes.NotFound, "NO_OBJECT"},
 	{store.ErrNotFound, codes.NotFound, "NO_SET"},
+	{store.ErrForked, codes.FailedPrecondition, "FORKED"},
 	{store.ErrConflict, codes.FailedPrecondition, "CONFLICT"},
 	{store.ErrTooManyDeletes, codes.FailedPrecondition, "TOO_MANY_DELETES"},
 	{store.ErrRequestReused, codes.AlreadyExists, "REQUEST_REUSED"},
@@ -94,6 +96,28 @@ func FromStatus(err error) error {
 	if err == nil || !ok || errors.Is(err, io.EOF) {
 		return err
 	}
+	message := contextWords.Replace(s.Message())
+	if known := sentinel(s); known != nil {
+		if errors.Is(known, store.ErrDiskFull) || errors.Is(known, spool.ErrDiskFull) {
+			message = "at the server: " + message // or it would seem to be the disk of who reads it
+		}
+		return &statusError{message: message, matches: known}
+	}
+	switch s.Code() {
+	case codes.Unavailable:
+		return fmt.Errorf("%w: %s", ErrUnreachable, connectionWords(s.Message()))
+	case codes.Canceled:
+		return &statusError{message: message, matches: context.Canceled}
+	case codes.DeadlineExceeded:
+		return &statusError{message: message, matches: context.DeadlineExceeded}
+	default:
+		return &statusError{message: fmt.Sprintf("%s (%s)", message, s.Code()), matches: err}
+	}
+}
+
+// sentinel returns what the server's error matched; nil: the status does not
+// say.
+func sentinel(s *status.Status) error {
 	for _, detail := range s.Details() {
 		info, ok := detail.(*errdetails.ErrorInfo)
 		if !ok || info.GetDomain() != domain {
@@ -101,18 +125,26 @@ func FromStatus(err error) error {
 		}
 		for _, row := range table {
 			if row.reason == info.GetReason() {
-				return &statusError{message: s.Message(), matches: row.err}
+				return row.err
 			}
 		}
 	}
-	switch s.Code() {
-	case codes.Unavailable:
-		return fmt.Errorf("%w: %s", ErrUnreachable, s.Message())
-	case codes.Canceled:
-		return &statusError{message: s.Message(), matches: context.Canceled}
-	case codes.DeadlineExceeded:
-		return &statusError{message: s.Message(), matches: context.DeadlineExceeded}
-	default:
-		return &statusError{message: fmt.Sprintf("%s (%s)", s.Message(), s.Code()), matches: err}
+	return nil
+}
+
+// contextWords puts what package context says into words for people.
+var contextWords = strings.NewReplacer(
+	context.Canceled.Error(), "the call was given up", context.DeadlineExceeded.Error(), "it took too long")
+
+// connectionWords puts what gRPC says of a connection into words for people.
+func connectionWords(message string) string {
+	if _, quoted, ok := strings.Cut(message, "connection error: desc = "); ok {
+		if text, err := strconv.Unquote(quoted); err == nil {
+			message = text
+		}
 	}
+	if strings.HasPrefix(message, "error reading server preface") {
+		return "something accepts connections there, but does not answer as a server"
+	}
+	return contextWords.Replace(strings.TrimPrefix(message, "transport: Error while dialing: "))
 }

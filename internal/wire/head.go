@@ -53,6 +53,13 @@ func HeadFromWire(m *espalierv1.Head) (desired.Head, error) {
 	return h, answered(err)
 }
 
+// ObjectFromWire reads the object under key, which only servers send. Its value
+// shares the envelope's memory.
+func ObjectFromWire(key string, envelope []byte) (desired.Object, error) {
+	o, err := desired.Envelope(envelope).Object([]byte(key))
+	return o, answered(err)
+}
+
 // answered returns err, about what a server answered, as one that matches
 // delta.ErrProtocol and nothing else.
 func answered(err error) error {

@@ -47,6 +47,7 @@ const (
 	StatusPull        Status = 1 // the set has moved to Head
 	StatusUnknown     Status = 2 // there is no such set
 	StatusUnavailable Status = 3 // the server cannot serve it now
+	StatusForked      Status = 4 // what is held is not in the history that led to Head
 )
 
 // Answer is what a poll says of one set.
@@ -57,7 +58,7 @@ type Answer struct {
 	Number uint64
 	Root   desired.Digest
 	Frame  []byte
-	// Head: with StatusPull.
+	// Head: with StatusPull and StatusForked.
 	Head desired.Head
 }
 
@@ -72,7 +73,7 @@ func PollResponseToWire(next time.Duration, answers []Answer) *espalierv1.PollRe
 		if a.Status == StatusDelta {
 			set.Root = a.Root[:]
 		}
-		if a.Status == StatusPull {
+		if a.Status == StatusPull || a.Status == StatusForked {
 			set.Head = HeadToWire(a.Head)
 		}
 		m.Sets = append(m.Sets, set)
@@ -105,7 +106,7 @@ func answerFromWire(m *espalierv1.SetAnswer) (a Answer, err error) {
 		if a.Root, err = DigestFromWire(m.GetRoot()); err == nil && (a.Number == 0 || a.Root.IsZero()) {
 			err = fmt.Errorf("%w delta: number or root is missing", desired.ErrInvalid)
 		}
-	case StatusPull:
+	case StatusPull, StatusForked:
 		a.Head, err = headFromWire(m.GetHead())
 	}
 	return a, err

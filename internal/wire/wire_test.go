@@ -18,6 +18,7 @@ import (
 
 	"espalier/internal/delta"
 	"espalier/internal/desired"
+	"espalier/internal/spool"
 	"espalier/internal/wire"
 	"espalier/merkle"
 	espalierv1 "espalier/proto/espalier/v1"
@@ -156,10 +157,14 @@ func TestErrorsKeepWhatTheyMatch(t *testing.T) {
 	for _, want := range []error{
 		desired.ErrInvalid, delta.ErrProtocol, delta.ErrTooDifferent, merkle.ErrOrder, merkle.ErrTooWide, wire.ErrNoObject,
 		store.ErrNotFound, store.ErrConflict, store.ErrTooManyDeletes, store.ErrRequestReused, store.ErrQuarantined,
-		store.ErrCorrupt, store.ErrFormat, store.ErrDiskFull,
+		store.ErrCorrupt, store.ErrFormat, store.ErrDiskFull, spool.ErrDiskFull,
 	} {
 		got := wire.FromStatus(wire.ToStatus(fmt.Errorf("set s: %w, so there", want)))
-		if !errors.Is(got, want) || got.Error() != fmt.Sprintf("set s: %v, so there", want) {
+		says := fmt.Sprintf("set s: %v, so there", want)
+		if errors.Is(want, store.ErrDiskFull) || errors.Is(want, spool.ErrDiskFull) {
+			says = "at the server: " + says // not at who asked
+		}
+		if !errors.Is(got, want) || got.Error() != says {
 			t.Errorf("%v came as %v", want, got)
 		}
 	}
@@ -184,6 +189,17 @@ func TestErrorsOfAnyServer(t *testing.T) {
 		{status.Error(codes.Unavailable, "gone"), wire.ErrUnreachable, "gone"},
 		{status.Error(codes.Canceled, "over"), context.Canceled, "over"},
 		{status.Error(codes.DeadlineExceeded, "late"), context.DeadlineExceeded, "late"},
+		{status.FromContextError(context.Canceled).Err(), context.Canceled, "the call was given up"},
+		{wire.ToStatus(fmt.Errorf("check: %w", context.Canceled)), context.Canceled, "check: the call was given up"},
+		{status.FromContextError(context.DeadlineExceeded).Err(), context.DeadlineExceeded, "it took too long"},
+		{
+			status.Error(codes.Unavailable, `connection error: desc = "transport: Error while dialing: dial tcp 127.0.0.1:1: connect: connection refused"`),
+			wire.ErrUnreachable, "the server can't be reached: dial tcp 127.0.0.1:1: connect: connection refused",
+		},
+		{
+			status.Error(codes.Unavailable, `connection error: desc = "error reading server preface: raw-read tcp 1->2: use of closed network connection"`),
+			wire.ErrUnreachable, "the server can't be reached: something accepts connections there, but does not answer as a server",
+		},
 		{status.Error(codes.Unimplemented, "what?"), nil, "what? (Unimplemented)"},
 		{wire.ToStatus(odd), nil, "odd (Internal)"},
 		{later.Err(), nil, "no such thing (NotFound)"},
@@ -232,6 +248,9 @@ func TestServersAreNotUsers(t *testing.T) {
 				t.Errorf("a head with %s: %v, want %v", name, err, delta.ErrProtocol)
 			}
 		}
+	}
+	if _, err := wire.ObjectFromWire("k", nil); !errors.Is(err, delta.ErrProtocol) || errors.Is(err, desired.ErrInvalid) {
+		t.Errorf("an object without an envelope: %v, want %v", err, delta.ErrProtocol)
 	}
 	for name, sets := range map[string][]*espalierv1.SetAnswer{
 		"a delta to no number": {{Root: head.Root[:]}},

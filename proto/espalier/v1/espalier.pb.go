@@ -89,6 +89,7 @@ const (
 	SetAnswer_STATUS_PULL        SetAnswer_Status = 1 // the set has moved to head: pull it
 	SetAnswer_STATUS_UNKNOWN     SetAnswer_Status = 2 // there is no such set (any more): keep enforcing
 	SetAnswer_STATUS_UNAVAILABLE SetAnswer_Status = 3 // the server cannot serve it now: keep enforcing
+	SetAnswer_STATUS_FORKED      SetAnswer_Status = 4 // what the agent holds is not in the history that led to head: keep enforcing
 )
 
 // Enum value maps for SetAnswer_Status.
@@ -98,12 +99,14 @@ var (
 		1: "STATUS_PULL",
 		2: "STATUS_UNKNOWN",
 		3: "STATUS_UNAVAILABLE",
+		4: "STATUS_FORKED",
 	}
 	SetAnswer_Status_value = map[string]int32{
 		"STATUS_UNSPECIFIED": 0,
 		"STATUS_PULL":        1,
 		"STATUS_UNKNOWN":     2,
 		"STATUS_UNAVAILABLE": 3,
+		"STATUS_FORKED":      4,
 	}
 )
 
@@ -436,7 +439,7 @@ type SetAnswer struct {
 	Number        uint64                 `protobuf:"varint,3,opt,name=number,proto3" json:"number,omitempty"`
 	Root          []byte                 `protobuf:"bytes,4,opt,name=root,proto3" json:"root,omitempty"`   // 32 bytes
 	Frame         []byte                 `protobuf:"bytes,5,opt,name=frame,proto3" json:"frame,omitempty"` // changes
-	Head          *Head                  `protobuf:"bytes,6,opt,name=head,proto3" json:"head,omitempty"`   // with STATUS_PULL
+	Head          *Head                  `protobuf:"bytes,6,opt,name=head,proto3" json:"head,omitempty"`   // with STATUS_PULL and STATUS_FORKED
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2566,19 +2569,20 @@ const file_espalier_v1_espalier_proto_rawDesc = "" +
 	"\fPollResponse\x12 \n" +
 	"\fnext_poll_ms\x18\x01 \x01(\rR\n" +
 	"nextPollMs\x12*\n" +
-	"\x04sets\x18\x02 \x03(\v2\x16.espalier.v1.SetAnswerR\x04sets\"\xa0\x02\n" +
+	"\x04sets\x18\x02 \x03(\v2\x16.espalier.v1.SetAnswerR\x04sets\"\xb3\x02\n" +
 	"\tSetAnswer\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\rR\x05index\x125\n" +
 	"\x06status\x18\x02 \x01(\x0e2\x1d.espalier.v1.SetAnswer.StatusR\x06status\x12\x16\n" +
 	"\x06number\x18\x03 \x01(\x04R\x06number\x12\x12\n" +
 	"\x04root\x18\x04 \x01(\fR\x04root\x12\x14\n" +
 	"\x05frame\x18\x05 \x01(\fR\x05frame\x12%\n" +
-	"\x04head\x18\x06 \x01(\v2\x11.espalier.v1.HeadR\x04head\"]\n" +
+	"\x04head\x18\x06 \x01(\v2\x11.espalier.v1.HeadR\x04head\"p\n" +
 	"\x06Status\x12\x16\n" +
 	"\x12STATUS_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vSTATUS_PULL\x10\x01\x12\x12\n" +
 	"\x0eSTATUS_UNKNOWN\x10\x02\x12\x16\n" +
-	"\x12STATUS_UNAVAILABLE\x10\x03\"v\n" +
+	"\x12STATUS_UNAVAILABLE\x10\x03\x12\x11\n" +
+	"\rSTATUS_FORKED\x10\x04\"v\n" +
 	"\vPullRequest\x12+\n" +
 	"\x04open\x18\x01 \x01(\v2\x15.espalier.v1.PullOpenH\x00R\x04open\x12\x18\n" +
 	"\x06narrow\x18\x02 \x01(\fH\x00R\x06narrow\x12\x18\n" +

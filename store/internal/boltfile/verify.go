@@ -2,6 +2,7 @@ package boltfile
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 )
@@ -17,19 +18,11 @@ const maxDepth = 32
 //
 // The file must not be written to meanwhile.
 func Verify(path string) error {
-	info, err := Inspect(path)
+	v, err := openVerifier(path)
 	if err != nil {
 		return err
 	}
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	v := verifier{f: f, info: info, seen: make([]uint64, info.Pages/64+1)}
-	if info.PageSize < 512 || info.PageSize > 1<<20 {
-		return fmt.Errorf("%w: its pages have %d bytes", ErrDamaged, info.PageSize)
-	}
+	defer v.f.Close()
 	for id := range uint64(2) {
 		if err := v.meta(id); err != nil {
 			return err
@@ -38,14 +31,57 @@ func Verify(path string) error {
 	if err := v.freelist(); err != nil {
 		return err
 	}
-	return v.tree(info.root, 0, nil, nil)
+	return v.tree(v.info.root, 0, nil, nil)
 }
 
+// Salvage hands fn the rows of the top buckets, as far as they can be read,
+// bucket by bucket and in key order, in memory that is only valid until fn
+// returns. What Verify would stumble over is left out, with what lies below it.
+// It returns an error that matches ErrDamaged if there is not even a first page,
+// and that of fn.
+func Salvage(path string, fn func(bucket, key, value []byte) error) error {
+	v, err := openVerifier(path)
+	if err != nil {
+		return err
+	}
+	defer v.f.Close()
+	v.row = fn
+	return v.passOver(v.tree(v.info.root, 0, nil, nil))
+}
+
+// verifier walks the pages of a file.
 type verifier struct {
 	f    *os.File
 	info Info
 	seen []uint64 // a bit for each page
 	bufs [maxDepth + 1][]byte
+
+	// row is handed the rows of buckets; nil: a damaged page ends the walk.
+	row    func(bucket, key, value []byte) error
+	bucket []byte // that the walk is in; nil: the root's
+}
+
+func openVerifier(path string) (*verifier, error) {
+	info, err := Inspect(path)
+	if err != nil {
+		return nil, err
+	}
+	if info.PageSize < 512 || info.PageSize > 1<<20 {
+		return nil, fmt.Errorf("%w: its pages have %d bytes", ErrDamaged, info.PageSize)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	return &verifier{f: f, info: info, seen: make([]uint64, info.Pages/64+1)}, nil
+}
+
+// passOver returns err, unless it is about a page that Salvage leaves out.
+func (v *verifier) passOver(err error) error {
+	if v.row != nil && errors.Is(err, ErrDamaged) {
+		return nil
+	}
+	return err
 }
 
 // page is a page as it was read.
@@ -173,7 +209,7 @@ func (v *verifier) branch(p page, depth int, from, until []byte) error {
 		if bytes.Compare(key, from) < 0 || next != nil && bytes.Compare(key, next) >= 0 {
 			return fmt.Errorf("%w: page %d has its keys out of order", ErrDamaged, p.id)
 		}
-		if err := v.tree(order.Uint64(p.body[i*element+8:]), depth+1, key, next); err != nil {
+		if err := v.passOver(v.tree(order.Uint64(p.body[i*element+8:]), depth+1, key, next)); err != nil {
 			return err
 		}
 	}
@@ -220,18 +256,24 @@ func (v *verifier) leaf(p page, depth int, from, until []byte) error {
 			return fmt.Errorf("%w: page %d has its keys out of order", ErrDamaged, p.id)
 		}
 		from = key
-		if order.Uint32(e)&elementBucket != 0 {
-			if err := v.bucket(p, row[size:], depth); err != nil {
-				return err
-			}
+		switch {
+		case order.Uint32(e)&elementBucket != 0:
+			err = v.passOver(v.nested(p, key, row[size:], depth))
+		case v.row != nil && v.bucket != nil:
+			err = v.row(v.bucket, key, row[size:])
+		}
+		if err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// bucket verifies the bucket whose header, and page if it is a small one, is
-// the value of a row of p.
-func (v *verifier) bucket(p page, value []byte, depth int) error {
+// nested verifies the bucket of that name whose header, and page if it is a
+// small one, is the value of a row of p.
+func (v *verifier) nested(p page, name, value []byte, depth int) error {
+	defer func(outer []byte) { v.bucket = outer }(v.bucket)
+	v.bucket = name
 	if len(value) < 16 {
 		return p.overrun()
 	}

@@ -2,6 +2,7 @@ package boltfile_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -280,6 +281,9 @@ func TestVerify(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.Close()
+	if n := salvage(t, path); n != 1000 {
+		t.Fatalf("salvaged %d rows of 1000", n)
+	}
 	db := open(t, path) // and now some pages of bbolt's own
 	err = db.Update(func(tx *bolt.Tx) error {
 		return tx.Bucket([]byte("meta")).Put([]byte("k"), []byte("v"))
@@ -301,6 +305,9 @@ func TestVerify(t *testing.T) {
 		if err := os.WriteFile(path, spoiled, 0o600); err != nil {
 			t.Fatal(err)
 		}
+		if n := salvage(t, path); n > 1001 {
+			t.Errorf("salvaged %d rows of 1001", n)
+		}
 		if boltfile.Verify(path) == nil {
 			checkStructure(t, path)
 		}
@@ -308,6 +315,25 @@ func TestVerify(t *testing.T) {
 			t.Fatalf("byte %d of page %d", at, page)
 		}
 	}
+}
+
+// salvage returns how many rows Salvage finds, which must ascend.
+func salvage(t *testing.T, path string) (n int) {
+	t.Helper()
+	last := map[string]string{}
+	err := boltfile.Salvage(path, func(bucket, key, _ []byte) error {
+		before, ok := last[string(bucket)]
+		if ok && string(key) <= before {
+			t.Errorf("bucket %q: key %q after %q", bucket, key, before)
+		}
+		last[string(bucket)] = string(key)
+		n++
+		return nil
+	})
+	if err != nil && !errors.Is(err, boltfile.ErrDamaged) {
+		t.Error(err)
+	}
+	return n
 }
 
 // checkStructure lets bbolt check a file in which Verify found nothing.
@@ -357,5 +383,8 @@ func FuzzVerify(f *testing.F) {
 			t.Fatal(err)
 		}
 		_ = boltfile.Verify(path)
+		if n := salvage(t, path); n > 200 {
+			t.Errorf("salvaged %d rows of 200", n)
+		}
 	})
 }
