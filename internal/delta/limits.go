@@ -46,10 +46,17 @@ const (
 	// above PartDigests, so that one that looked at as many has found some that
 	// the receiver doesn't hold, or has come to the end of a part.
 	maxReads = 4 * PartDigests
-	// ShortWidth is how many bytes of a digest travel at first. A descent
-	// compares a digest with some 32 others, so one of 10,000 changes meets a
-	// collision about once in 10,000 times, and is then repeated in full.
-	ShortWidth = 4
+	// ShortWidth is the least that travels of a digest, and what does of those
+	// that are listed first. The receiver asks for more where more are compared
+	// (widthFor), of MaxShortWidth bytes at most, or for whole digests.
+	ShortWidth    = 3
+	MaxShortWidth = 8
+	// chanceBits is how unlikely it is, as a power of two, that two digests of one
+	// level meet by chance where as much has changed as widthFor is told; the
+	// root shows it then, and the descent is repeated.
+	chanceBits = 10
+	// fanOut is how many children a node has on average.
+	fanOut = 32
 	// MatchWidth is how many bytes of a digest a publisher sends to learn which
 	// of its objects differ. No root shows a collision there, so there are
 	// enough for none to come about.

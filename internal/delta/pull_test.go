@@ -80,7 +80,7 @@ func amnesiac(m *memory, changes map[string]desired.Envelope) *memory {
 func (l *link) modes() (all []string) {
 	for _, o := range l.opens {
 		word := o.Mode.String()
-		if o.Mode == delta.Descent && o.Width != delta.ShortWidth {
+		if o.Mode == delta.Descent && o.Width > delta.MaxShortWidth {
 			word = "whole " + word
 		}
 		all = append(all, word)

@@ -184,9 +184,7 @@ func (r *Receiver) Handle(view merkle.Reader, resp Response) (Effects, error) {
 	case resp.Digests != nil && r.Descending():
 		return r.descent.list(view, resp.Digests)
 	case resp.Batch != nil && r.Descending():
-		e, err := r.descent.batch(view, resp.Batch)
-		r.count(e.Changes)
-		return e, err
+		return r.settled(r.descent.batch(view, resp.Batch))
 	case resp.Batch != nil:
 		return r.handleBatch(resp.Batch)
 	case resp.End != nil:
@@ -198,7 +196,15 @@ func (r *Receiver) Handle(view merkle.Reader, resp Response) (Effects, error) {
 
 // Continue goes on where the last Effects said More.
 func (r *Receiver) Continue(view merkle.Reader) (Effects, error) {
-	e, err := r.descent.advance(view)
+	return r.settled(r.descent.advance(view))
+}
+
+// settled counts what a descent made of a message. One that went astray is
+// repeated as if its outcome hadn't verified, which it wouldn't.
+func (r *Receiver) settled(e Effects, err error) (Effects, error) {
+	if errors.Is(err, errMisplaced) && r.mode == Descent {
+		return Effects{Reopen: true}, r.Verified(false)
+	}
 	r.count(e.Changes)
 	return e, err
 }
