@@ -201,3 +201,24 @@ func TestMisplaced(t *testing.T) {
 		}
 	}
 }
+
+// TestForgottenIsNotCounted follows the history of a copy that is damaged: what
+// comes of it does not verify, is dropped, and comes again by a descent.
+func TestForgottenIsNotCounted(t *testing.T) {
+	copy := numbered(2000, 3)
+	source := copy.clone()
+	source.commit(map[string]desired.Envelope{numberedKey(7): envelope("new"), numberedKey(8): nil})
+	head := copy.head
+	copy = copy.clone()
+	copy.commit(map[string]desired.Envelope{numberedKey(500): envelope("flipped")})
+	copy.head.Revision = head.Revision
+	for _, stageAt := range []int{1 << 30, 1} {
+		f, l := newFollower(t, copy), &link{source: source}
+		f.stageAt = stageAt
+		stats := pull(t, f, l)
+		f.check(source)
+		if stats.Upserts != 2 || stats.Deletes != 1 || !slices.Equal(l.modes(), []string{"delta", "descent"}) {
+			t.Errorf("staged at %d: %+v by %v, want 2 upserts and a deletion by a delta and a descent", stageAt, stats, l.modes())
+		}
+	}
+}

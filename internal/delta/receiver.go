@@ -46,6 +46,7 @@ type Receiver struct {
 	received       int // changes of the round under way
 	lastSeed       uint64
 	stats          Stats
+	unmarked       Stats // counts of the changes handed out since the last Mark
 	descent        descentReceiver
 	failed         error // why there is no next round
 }
@@ -112,7 +113,7 @@ type Stats struct {
 	// RoundTrips counts the times that a request had to be answered before the
 	// next could be made.
 	RoundTrips int
-	// Upserts and Deletes count the changes received.
+	// Upserts and Deletes count the changes received, but for those forgotten.
 	Upserts, Deletes uint64
 	// Head is the latest that the sender spoke of. Of a comparison it is that of
 	// the first read: what was found is exact unless the set has moved on, which
@@ -151,8 +152,10 @@ func (r *Receiver) Stats() Stats { return r.stats }
 func (r *Receiver) Done() bool { return r.done }
 
 // Mark returns what has to be kept with all changes handed out so far, to go on
-// from them after a break.
+// from them after a break. It is called when they are staged: those that are
+// handed out after it and then forgotten do not count as received.
 func (r *Receiver) Mark() Mark {
+	r.unmarked = Stats{}
 	return Mark{Mode: r.mode, Base: r.base, Through: r.through, After: r.after}
 }
 
@@ -273,9 +276,12 @@ func (r *Receiver) handleBegin(b *Begin) (Effects, error) {
 	if r.after == nil { // else part of what this stream brings came before, of an older head
 		r.through = b.Head.Revision
 	}
+	if fresh || r.Descending() {
+		r.forget()
+	}
 	switch {
 	case fresh:
-		r.have.Salt = b.Salt
+		r.have.Salt, r.stats.Upserts, r.stats.Deletes = b.Salt, 0, 0
 		return Effects{Forget: true, Restage: true, Salt: b.Salt}, nil
 	case r.Descending():
 		e := r.descent.start(r, b.Height)
@@ -322,10 +328,19 @@ func (r *Receiver) count(changes []desired.Change) {
 	for i := range changes {
 		if changes[i].Deleted() {
 			r.stats.Deletes++
+			r.unmarked.Deletes++
 		} else {
 			r.stats.Upserts++
+			r.unmarked.Upserts++
 		}
 	}
+}
+
+// forget takes back what Effects.Forget drops.
+func (r *Receiver) forget() {
+	r.stats.Upserts -= r.unmarked.Upserts
+	r.stats.Deletes -= r.unmarked.Deletes
+	r.unmarked = Stats{}
 }
 
 // handleEnd decides whether what has come is a published state, or a mixture
