@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sort"
+	"strings"
 	"testing"
 
 	"espalier/internal/delta"
@@ -198,6 +199,45 @@ func TestMisplaced(t *testing.T) {
 				continue
 			}
 			f.check(source)
+		}
+	}
+}
+
+// TestMoreThanThereIs streams objects without end, of a set that says it has a
+// few.
+func TestMoreThanThereIs(t *testing.T) {
+	set := numbered(2000, 3)
+	copy := set.clone()
+	copy.commit(map[string]desired.Envelope{numberedKey(1999): envelope("mine")})
+	large := largest(t, "z").Envelope
+	tests := map[string]struct {
+		mode  delta.Mode
+		value desired.Envelope
+	}{
+		"objects of a full pull":  {delta.Full, envelope("v")},
+		"bytes of a full pull":    {delta.Full, large},
+		"objects of a descent":    {delta.Descent, envelope("v")},
+		"objects of a comparison": {delta.Compare, append(desired.Envelope{0}, make([]byte, 32)...)},
+	}
+	for name, tt := range tests {
+		f, r, src := follow(t, copy, set, tt.mode)
+		w, n, err := delta.NewFrameWriter(codec), 0, error(nil)
+		l := &link{source: src, twist: func(resp delta.Response) []delta.Response {
+			if resp.Batch == nil {
+				return []delta.Response{resp}
+			}
+			for err == nil && n < 2<<20 {
+				for !w.Full() {
+					must(w.Add(desired.Change{Key: fmt.Appendf(nil, "z%08d", n), Envelope: tt.value}))
+					n++
+				}
+				_, err = r.Handle(f.view(), batch(w.Frame()))
+			}
+			return []delta.Response{{}}
+		}}
+		_, _ = l.run(f, r)
+		if !errors.Is(err, delta.ErrProtocol) || !strings.Contains(fmt.Sprint(err), "2000 objects") {
+			t.Errorf("%s: after %d of them: %v, want ErrProtocol that says why", name, n, err)
 		}
 	}
 }

@@ -61,6 +61,12 @@ const (
 	// of its objects differ. No root shows a collision there, so there are
 	// enough for none to come about.
 	MatchWidth = 8
+	// growthFactor, growthObjects and growthBytes bound what a round brings: so
+	// many times what its head counts, and as much again as a small set may well
+	// grow by meanwhile.
+	growthFactor  = 2
+	growthObjects = 1 << 20
+	growthBytes   = 128 << 20
 	// maxRounds bounds the rounds of one pull, after which it is an error: each
 	// ended with a set that had moved or a root that did not verify.
 	maxRounds = 16

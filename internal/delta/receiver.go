@@ -2,6 +2,7 @@ package delta
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -43,7 +44,8 @@ type Receiver struct {
 	after   []byte           // Since and Full: the last key received
 
 	rounds, doubts int
-	received       int // changes of the round under way
+	received       int   // changes of the round under way
+	bound          bound // Since and Full: of the round under way
 	lastSeed       uint64
 	stats          Stats
 	unmarked       Stats // counts of the changes handed out since the last Mark
@@ -259,7 +261,7 @@ func (r *Receiver) handleBegin(b *Begin) (Effects, error) {
 	if b.Height < 0 || b.Height > merkle.MaxLevel || b.Head.Number == 0 {
 		return Effects{}, fmt.Errorf("%w: a head or height that cannot be", ErrProtocol)
 	}
-	r.begin, r.mode, r.stats.Head = b, b.Mode, b.Head
+	r.begin, r.mode, r.stats.Head, r.bound = b, b.Mode, b.Head, boundOf(b.Head)
 	fresh := r.mode == Full && r.after == nil
 	if b.Salt != r.have.Salt && r.mode != Since && !fresh {
 		if r.mode == Compare {
@@ -306,7 +308,7 @@ func (r *Receiver) handleBatch(b *Batch) (Effects, error) {
 	if r.received += len(changes); r.mode == Since && r.received > MaxTouched {
 		return Effects{}, fmt.Errorf("%w: a delta of more than %d changes", ErrProtocol, MaxTouched)
 	}
-	if err := follow(r.after, changes); err != nil {
+	if err := cmp.Or(follow(r.after, changes), r.bound.take(changes)); err != nil {
 		return Effects{}, err
 	}
 	r.after = changes[len(changes)-1].Key

@@ -18,6 +18,7 @@ type leafReceiver struct {
 	open      *Open
 	codec     *Codec
 	hasher    desired.Hasher
+	bound     bound
 	width     int // of the digests named
 	meanBytes int // of the sender's objects; 0: unknown
 
@@ -60,7 +61,7 @@ func (p *ownPart) size(width int) int {
 }
 
 func (l *leafReceiver) init(o *Open, codec *Codec, head desired.Head) {
-	l.open, l.codec = o, codec
+	l.open, l.codec, l.bound = o, codec, boundOf(head)
 	if head.Objects > 0 {
 		l.meanBytes = int(min(head.Bytes/head.Objects, desired.MaxEnvelopeBytes))
 	}
@@ -254,7 +255,7 @@ func (l *leafReceiver) decode(b *Batch) (changes []desired.Change, err error) {
 		}
 		l.after = changes[len(changes)-1].Key
 	}
-	return changes, nil
+	return changes, l.bound.take(changes)
 }
 
 // errMisplaced: an object came for a part that it does not lie in. The two sides
