@@ -24,6 +24,15 @@ func updated(m *memory, each int) (source *memory, changed int) {
 	return amnesiac(m, changes), len(changes)
 }
 
+// scattered returns m with n of its objects updated, and no history.
+func scattered(m *memory, n int) *memory {
+	changes := map[string]desired.Envelope{}
+	for i := range n {
+		changes[m.keys[i*len(m.keys)/n]] = envelope("changed")
+	}
+	return amnesiac(m, changes)
+}
+
 // prefix is the beginning of a digest under a seed.
 func prefix(seed uint64, row merkle.Row) [4]byte {
 	d := delta.MatchDigest(seed, desired.Digest(row.Digest))
@@ -103,6 +112,7 @@ func TestWidthFollows(t *testing.T) {
 	}{
 		"one change": {amnesiac(set, map[string]desired.Envelope{set.keys[77]: envelope("new")}), delta.ShortWidth, delta.ShortWidth},
 		"half":       {half, 5, 6},
+		"a hundred":  {scattered(set, 100), 4, 4},
 	}
 	for name, tt := range tests {
 		l := &link{source: tt.source}

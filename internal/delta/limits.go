@@ -53,8 +53,11 @@ const (
 	MaxShortWidth = 8
 	// chanceBits is how unlikely it is, as a power of two, that two digests of one
 	// level meet by chance where as much has changed as widthFor is told; the
-	// root shows it then, and the descent is repeated.
-	chanceBits = 10
+	// root shows it then, and the descent is repeated. Digests of ShortWidth have
+	// shortChanceBits: they are for small descents, to which a repetition would be
+	// as much again.
+	chanceBits      = 10
+	shortChanceBits = 14
 	// fanOut is how many children a node has on average.
 	fanOut = 32
 	// MatchWidth is how many bytes of a digest a publisher sends to learn which

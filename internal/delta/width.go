@@ -25,7 +25,10 @@ func (o *Open) widthFor(pairs uint64) int {
 	if o.Width == len(desired.Digest{}) {
 		return o.Width
 	}
-	width := ShortWidth
+	if pairs <= 1<<(8*ShortWidth-shortChanceBits) {
+		return ShortWidth
+	}
+	width := ShortWidth + 1
 	for width < MaxShortWidth && pairs > 1<<(8*width-chanceBits) {
 		width++
 	}
