@@ -211,3 +211,13 @@ func (c *counting) Rows(level int, from, until []byte) iter.Seq2[merkle.Row, err
 		}
 	}
 }
+
+func (c *counting) Objects(from, until []byte) iter.Seq2[desired.Change, error] {
+	return func(yield func(desired.Change, error) bool) {
+		for o, err := range c.memory.Objects(from, until) {
+			if c.reads++; !yield(o, err) {
+				return
+			}
+		}
+	}
+}
