@@ -70,6 +70,10 @@ const (
 	growthFactor  = 2
 	growthObjects = 1 << 20
 	growthBytes   = 128 << 20
+	// maxCodecs bounds the frames that a Codec works on at once, and so its memory.
+	// One encodes 400 MB/s (BenchmarkEncodeFrame), so that by two at once, however
+	// many CPUs there are, a server's pulls of all agents would share 800.
+	maxCodecs = 8
 	// maxRounds bounds the rounds of one pull, after which it is an error: each
 	// ended with a set that had moved or a root that did not verify.
 	maxRounds = 16
