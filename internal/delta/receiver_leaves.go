@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 
 	"espalier/internal/desired"
 	"espalier/merkle"
@@ -62,6 +63,9 @@ func (p *ownPart) size(width int) int {
 
 func (l *leafReceiver) init(o *Open, codec *Codec, head desired.Head) {
 	l.open, l.codec, l.bound = o, codec, boundOf(head)
+	if o.Mode == Compare {
+		l.bound.bytes = math.MaxUint64 // digests come, not values: their number bounds them
+	}
 	if head.Objects > 0 {
 		l.meanBytes = int(min(head.Bytes/head.Objects, desired.MaxEnvelopeBytes))
 	}
