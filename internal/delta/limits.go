@@ -37,7 +37,7 @@ const (
 	leavesBytes  = 64 << 10
 	leavesWindow = 2 << 20
 	// partBytes is what a part of Leaves counts for in the window, besides its
-	// digests.
+	// digests and the key that it is cut at.
 	partBytes = 16
 	// partsBytes is the size at which the answers to parts are closed: with one
 	// more, and the largest frame, they fit into a message.

@@ -50,6 +50,7 @@ type ownPart struct {
 	ours               bool // the sender has nothing there: it is not asked
 	whole              bool // no digests are named: it sends all that it has
 	named              int  // digests that it was told
+	cut                int  // bytes of the key that it was told to cut at
 }
 
 // size returns what p counts for in the window. The sender counts the same for
@@ -58,7 +59,7 @@ func (p *ownPart) size(width int) int {
 	if p.ours {
 		return partBytes + desired.MaxKeyBytes // it has no digests, but keys to delete
 	}
-	return partBytes + p.named*width
+	return partBytes + p.cut + p.named*width
 }
 
 func (l *leafReceiver) init(o *Open, codec *Codec, head desired.Head) {
@@ -158,6 +159,7 @@ func (l *leafReceiver) ask(view merkle.Reader, msg []byte) ([]byte, error) {
 			l.next += s.count
 		}
 	}
+	p.cut = len(cut)
 	l.ahead += p.size(l.width)
 	if l.at = cut; cut != nil {
 		p.until = cut

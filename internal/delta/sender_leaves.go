@@ -37,7 +37,11 @@ type part struct {
 	run
 	digests []byte
 	width   int // of each
+	cut     int // bytes of the key that it is cut at
 }
+
+// size returns what p counts for in the window.
+func (p *part) size() int { return partBytes + p.cut + len(p.digests) }
 
 func (l *leafSender) init(o *Open, n *nodes) {
 	l.open, l.stretch = o, stretchReader{nodes: n}
@@ -73,7 +77,7 @@ func (l *leafSender) receive(b []byte) error {
 	for len(r.rest) > 0 {
 		p := l.readPart(&r, width)
 		l.parts = append(l.parts, p)
-		l.ahead += partBytes + len(p.digests)
+		l.ahead += p.size()
 	}
 	if l.last && l.cut != nil {
 		r.fail("a part was cut and not continued")
@@ -106,6 +110,7 @@ func (l *leafSender) readPart(r *reader, width int) part {
 		if p.until == nil || bytes.Compare(cut, p.until) < 0 {
 			p.until = cut
 		}
+		p.cut = len(cut)
 		l.cut, l.cutEnd, l.stretch.next = cut, l.stretch.next, first
 	} else {
 		l.cut = nil
@@ -237,6 +242,6 @@ func (l *leafSender) endPart() {
 			before = i
 		}
 	}
-	l.ahead -= partBytes + len(l.parts[0].digests)
+	l.ahead -= l.parts[0].size()
 	l.parts, l.at, l.sent = l.parts[1:], nil, 0
 }

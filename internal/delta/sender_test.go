@@ -162,10 +162,10 @@ func TestSenderRefuses(t *testing.T) {
 }
 
 // TestSenderBoundsWhatWaits floods a sender that never gets to answer, with
-// parts of most digests, and of none.
+// parts of most digests, of none, and of long keys.
 func TestSenderBoundsWhatWaits(t *testing.T) {
 	set := numbered(2000, 3)
-	for _, n := range []int{0, delta.PartDigests} {
+	for n, format := range map[int]string{0: "a%09d", 1: "a%01000d", delta.PartDigests: "a%09d"} {
 		s := delta.NewSender(codec)
 		for _, a := range []ask{opens(delta.Descent), narrows(0, set.width(2))} {
 			if err := s.Receive(a.Request); err != nil {
@@ -182,7 +182,7 @@ func TestSenderBoundsWhatWaits(t *testing.T) {
 		for err == nil && sent < 64<<20 {
 			msg := []byte{delta.ShortWidth << 1}
 			for len(msg) < 64<<10 {
-				key := fmt.Sprintf("a%09d", parts)
+				key := fmt.Sprintf(format, parts)
 				msg = append(msg, join(1, set.width(1), len(key), key, n, digests)...)
 				parts++
 			}
