@@ -17,17 +17,26 @@ type Mix struct {
 	// Clustered makes the changed keys one run of neighbours in key order;
 	// otherwise they are scattered evenly over the set.
 	Clustered bool
+	// OneIn, unless it is 0, updates one in so many of all objects instead.
+	OneIn int
 }
 
 // MixOf returns n changes of which a tenth are inserts and a tenth deletions,
 // rounded down, and the rest updates.
 func MixOf(n int) Mix { return Mix{Updates: n - n/10*2, Inserts: n / 10, Deletes: n / 10} }
 
-// Count returns how many changes there are.
+// Count returns how many changes there are, of a mix that is counted.
 func (m Mix) Count() int { return m.Updates + m.Inserts + m.Deletes }
 
 // String says what the changes are, for people.
 func (m Mix) String() string {
+	switch m.OneIn {
+	case 0:
+	case 1:
+		return "all objects updated"
+	default:
+		return fmt.Sprintf("one in %d objects updated", m.OneIn)
+	}
 	n, where := m.Count(), "scattered"
 	if m.Clustered {
 		where = "clustered"
@@ -90,7 +99,10 @@ func (w *Workload) Change(m Mix) (*ChangeSet, error) {
 		slices.Repeat([]action{remove}, m.Deletes))
 	w.rng.Shuffle(len(actions), func(i, j int) { actions[i], actions[j] = actions[j], actions[i] })
 	plan := w.scatter
-	if m.Clustered {
+	switch {
+	case m.OneIn > 0:
+		plan = func([]action) ([]entry, error) { return w.oneIn(m.OneIn), nil }
+	case m.Clustered:
 		plan = w.cluster
 	}
 	entries, err := plan(actions)
@@ -181,6 +193,19 @@ func scatterIn(rng *rand.Rand, service int, ids []uint32, actions []action) []en
 		entries[i] = entry{service: service, id: id, action: actions[i]}
 	}
 	slices.SortFunc(entries, compareEntries)
+	return entries
+}
+
+// oneIn updates one in n of all objects.
+func (w *Workload) oneIn(n int) []entry {
+	var entries []entry
+	for service := range w.services() {
+		for _, id := range w.ids(service) {
+			if w.rng.IntN(n) == 0 {
+				entries = append(entries, entry{service: service, id: id})
+			}
+		}
+	}
 	return entries
 }
 

@@ -123,6 +123,8 @@ func transferCases() []transferCase {
 			add(fmt.Sprintf("descent-%d-clustered", n), step{mix: clustered(n), lost: true})
 		}
 	}
+	add("descent-half", step{mix: Mix{OneIn: 2}, lost: true})
+	add("descent-all", step{mix: Mix{OneIn: 1}, lost: true})
 	return append(cases, transferCase{"corrupt", (*transfer).corrupt}, transferCase{"idle", (*transfer).idle})
 }
 
@@ -325,8 +327,8 @@ func (t *transfer) change(ctx context.Context, s step) (TransferRow, error) {
 	if err != nil {
 		return TransferRow{}, err
 	}
-	if done := result.Created + result.Updated + result.Deleted; done != uint64(mix.Count()) {
-		return TransferRow{}, fmt.Errorf("the commit made %d changes of %d", done, mix.Count())
+	if done := result.Created + result.Updated + result.Deleted; done != uint64(changes.Len()) {
+		return TransferRow{}, fmt.Errorf("the commit made %d changes of %d", done, changes.Len())
 	}
 	what := mix.String()
 	if s.lost {

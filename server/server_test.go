@@ -229,7 +229,7 @@ func TestPullRefuses(t *testing.T) {
 	}{
 		{"nothing", &espalierv1.PullRequest{}, desired.ErrInvalid},
 		{"a mode that can't be", open(&delta.Open{Set: "s", Mode: 77, Width: 4}), delta.ErrProtocol},
-		{"a width that can't be", open(&delta.Open{Set: "s", Mode: delta.Full, Width: 5}), delta.ErrProtocol},
+		{"a width that can't be", open(&delta.Open{Set: "s", Mode: delta.Full, Width: 9}), delta.ErrProtocol},
 		{"a key too long", open(&delta.Open{Set: "s", Mode: delta.Full, Width: 4, After: make([]byte, 2000)}), desired.ErrInvalid},
 		{"an unknown set", open(&delta.Open{Set: "t", Mode: delta.Full, Width: 4}), store.ErrNotFound},
 		{"no opening", wire.PullRequestToWire(delta.Request{Narrow: []byte{0, 1}}), delta.ErrProtocol},

@@ -2,12 +2,14 @@ package delta
 
 import (
 	"fmt"
+	"runtime"
 
 	"github.com/klauspost/compress/zstd"
 )
 
 // Codec compresses and decompresses the columns of frames. It is safe for
-// concurrent use, and worth sharing: it holds the compressor's tables.
+// concurrent use, by as many at once as there are CPUs, up to maxCodecs; others
+// wait. It is worth sharing: it holds the compressor's tables, 1.6 MiB for each.
 type Codec struct {
 	enc *zstd.Encoder
 	dec *zstd.Decoder
@@ -15,17 +17,18 @@ type Codec struct {
 
 // NewCodec returns a Codec.
 func NewCodec() *Codec {
+	most := min(runtime.GOMAXPROCS(0), maxCodecs)
 	// The level was chosen on the columns of BenchmarkEncodeFrame's frames (klauspost
 	// 1.20, 2 cores): SpeedFastest makes them 4.5% larger in 0.85 to 1.0 of the
 	// time, SpeedBetterCompression as large in 1.2 to 1.5 of it. Values of JSON are
 	// within 5% by either of the first two; random ones are passed over in a tenth
 	// of the time that SpeedBetterCompression takes to find that out.
 	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithEncoderCRC(false),
-		zstd.WithEncoderConcurrency(2), zstd.WithWindowSize(256<<10), zstd.WithLowerEncoderMem(true))
+		zstd.WithEncoderConcurrency(most), zstd.WithWindowSize(256<<10), zstd.WithLowerEncoderMem(true))
 	if err != nil {
 		panic(err) // the options are constants
 	}
-	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(2), zstd.WithDecoderMaxMemory(2*MaxFrameBytes),
+	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(most), zstd.WithDecoderMaxMemory(2*MaxFrameBytes),
 		zstd.WithDecoderLowmem(true), zstd.WithDecodeAllCapLimit(true))
 	if err != nil {
 		panic(err)

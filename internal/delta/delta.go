@@ -98,7 +98,8 @@ type Open struct {
 	After []byte
 	// Seed keys the short digests of this descent.
 	Seed uint64
-	// Width is how many bytes of a digest travel: ShortWidth, or all of them.
+	// Width is how many bytes travel of the digests that the descent lists first,
+	// unasked: ShortWidth to MaxShortWidth, or all of them.
 	Width int
 	// From and Until bound the keys compared, for Compare: from <= key < until;
 	// empty: no bound.
@@ -108,9 +109,11 @@ type Open struct {
 // Request is a message of the receiver; one of the fields is set.
 type Request struct {
 	Open *Open
-	// Narrow asks for the nodes one level below the named ones.
+	// Narrow asks for the nodes one level below the named ones: a byte for the
+	// width of their digests, and pairs of uvarints.
 	Narrow []byte
-	// Leaves names level-1 nodes and the digests held of what is in them.
+	// Leaves names level-1 nodes and the digests held of what is in them, as
+	// leafSender.receive reads it.
 	Leaves []byte
 }
 
@@ -164,8 +167,14 @@ func short(seed uint64, width int, d *desired.Digest) desired.Digest {
 	h.ResetWithSeed(seed)
 	h.Write(d[:])
 	var s desired.Digest
-	binary.BigEndian.PutUint32(s[:], uint32(h.Sum64()>>32))
+	binary.BigEndian.PutUint64(s[:], h.Sum64())
+	clear(s[width:MaxShortWidth])
 	return s
+}
+
+// validWidth reports whether digests can travel in so many bytes.
+func validWidth(width int) bool {
+	return width >= ShortWidth && width <= MaxShortWidth || width == len(desired.Digest{})
 }
 
 // MatchDigest returns the MatchWidth bytes that stand for d under seed where a
@@ -175,10 +184,4 @@ func MatchDigest(seed uint64, d desired.Digest) [MatchWidth]byte {
 	h.ResetWithSeed(seed)
 	h.Write(d[:])
 	return [MatchWidth]byte(binary.BigEndian.AppendUint64(nil, h.Sum64()))
-}
-
-// ShortDigest returns the ShortWidth bytes that stand for d under seed.
-func ShortDigest(seed uint64, d desired.Digest) [ShortWidth]byte {
-	s := short(seed, ShortWidth, &d)
-	return [ShortWidth]byte(s[:])
 }

@@ -111,6 +111,7 @@ type link struct {
 	eager func() bool
 
 	opens                                  []delta.Open
+	widths                                 []int // of the digests asked for, by request
 	narrow, leaves, digests, frames, parts int
 }
 
@@ -119,6 +120,12 @@ func (l *link) bytes() int { return l.narrow + l.leaves + l.digests + l.frames +
 func (l *link) send(s *delta.Sender, req delta.Request) error {
 	if req.Open != nil {
 		l.opens = append(l.opens, *req.Open)
+	}
+	if len(req.Narrow) > 0 {
+		l.widths = append(l.widths, int(req.Narrow[0]))
+	}
+	if len(req.Leaves) > 0 {
+		l.widths = append(l.widths, int(req.Leaves[0]>>1))
 	}
 	l.narrow += len(req.Narrow)
 	l.leaves += len(req.Leaves)

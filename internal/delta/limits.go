@@ -37,7 +37,7 @@ const (
 	leavesBytes  = 64 << 10
 	leavesWindow = 2 << 20
 	// partBytes is what a part of Leaves counts for in the window, besides its
-	// digests.
+	// digests and the key that it is cut at.
 	partBytes = 16
 	// partsBytes is the size at which the answers to parts are closed: with one
 	// more, and the largest frame, they fit into a message.
@@ -46,14 +46,34 @@ const (
 	// above PartDigests, so that one that looked at as many has found some that
 	// the receiver doesn't hold, or has come to the end of a part.
 	maxReads = 4 * PartDigests
-	// ShortWidth is how many bytes of a digest travel at first. A descent
-	// compares a digest with some 32 others, so one of 10,000 changes meets a
-	// collision about once in 10,000 times, and is then repeated in full.
-	ShortWidth = 4
+	// ShortWidth is the least that travels of a digest, and what does of those
+	// that are listed first. The receiver asks for more where more are compared
+	// (widthFor), of MaxShortWidth bytes at most, or for whole digests.
+	ShortWidth    = 3
+	MaxShortWidth = 8
+	// chanceBits is how unlikely it is, as a power of two, that two digests of one
+	// level meet by chance where as much has changed as widthFor is told; the
+	// root shows it then, and the descent is repeated. Digests of ShortWidth have
+	// shortChanceBits: they are for small descents, to which a repetition would be
+	// as much again.
+	chanceBits      = 10
+	shortChanceBits = 14
+	// fanOut is how many children a node has on average.
+	fanOut = 32
 	// MatchWidth is how many bytes of a digest a publisher sends to learn which
 	// of its objects differ. No root shows a collision there, so there are
 	// enough for none to come about.
 	MatchWidth = 8
+	// growthFactor, growthObjects and growthBytes bound what a round brings: so
+	// many times what its head counts, and as much again as a small set may well
+	// grow by meanwhile.
+	growthFactor  = 2
+	growthObjects = 1 << 20
+	growthBytes   = 128 << 20
+	// maxCodecs bounds the frames that a Codec works on at once, and so its memory.
+	// One encodes 400 MB/s (BenchmarkEncodeFrame), so that by two at once, however
+	// many CPUs there are, a server's pulls of all agents would share 800.
+	maxCodecs = 8
 	// maxRounds bounds the rounds of one pull, after which it is an error: each
 	// ended with a set that had moved or a root that did not verify.
 	maxRounds = 16

@@ -26,7 +26,7 @@ func TestPull(t *testing.T) {
 			size := []int{0, 1, 3, 50, 1000, 4000}[r.IntN(6)]
 			source.commit(scatter(r, source, size))
 			f := newFollower(t, source.clone())
-			f.stageAt = 1 + r.IntN(200)
+			f.seed, f.stageAt = r.Uint64, 1+r.IntN(200)
 			corrupted := false
 			switch r.IntN(5) {
 			case 0:
@@ -80,7 +80,7 @@ func amnesiac(m *memory, changes map[string]desired.Envelope) *memory {
 func (l *link) modes() (all []string) {
 	for _, o := range l.opens {
 		word := o.Mode.String()
-		if o.Mode == delta.Descent && o.Width != delta.ShortWidth {
+		if o.Mode == delta.Descent && o.Width > delta.MaxShortWidth {
 			word = "whole " + word
 		}
 		all = append(all, word)

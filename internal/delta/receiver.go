@@ -2,6 +2,7 @@ package delta
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -43,9 +44,11 @@ type Receiver struct {
 	after   []byte           // Since and Full: the last key received
 
 	rounds, doubts int
-	received       int // changes of the round under way
+	received       int   // changes of the round under way
+	bound          bound // Since and Full: of the round under way
 	lastSeed       uint64
 	stats          Stats
+	unmarked       Stats // counts of the changes handed out since the last Mark
 	descent        descentReceiver
 	failed         error // why there is no next round
 }
@@ -112,7 +115,7 @@ type Stats struct {
 	// RoundTrips counts the times that a request had to be answered before the
 	// next could be made.
 	RoundTrips int
-	// Upserts and Deletes count the changes received.
+	// Upserts and Deletes count the changes received, but for those forgotten.
 	Upserts, Deletes uint64
 	// Head is the latest that the sender spoke of. Of a comparison it is that of
 	// the first read: what was found is exact unless the set has moved on, which
@@ -151,8 +154,10 @@ func (r *Receiver) Stats() Stats { return r.stats }
 func (r *Receiver) Done() bool { return r.done }
 
 // Mark returns what has to be kept with all changes handed out so far, to go on
-// from them after a break.
+// from them after a break. It is called when they are staged: those that are
+// handed out after it and then forgotten do not count as received.
 func (r *Receiver) Mark() Mark {
+	r.unmarked = Stats{}
 	return Mark{Mode: r.mode, Base: r.base, Through: r.through, After: r.after}
 }
 
@@ -184,9 +189,7 @@ func (r *Receiver) Handle(view merkle.Reader, resp Response) (Effects, error) {
 	case resp.Digests != nil && r.Descending():
 		return r.descent.list(view, resp.Digests)
 	case resp.Batch != nil && r.Descending():
-		e, err := r.descent.batch(view, resp.Batch)
-		r.count(e.Changes)
-		return e, err
+		return r.settled(r.descent.batch(view, resp.Batch))
 	case resp.Batch != nil:
 		return r.handleBatch(resp.Batch)
 	case resp.End != nil:
@@ -198,7 +201,15 @@ func (r *Receiver) Handle(view merkle.Reader, resp Response) (Effects, error) {
 
 // Continue goes on where the last Effects said More.
 func (r *Receiver) Continue(view merkle.Reader) (Effects, error) {
-	e, err := r.descent.advance(view)
+	return r.settled(r.descent.advance(view))
+}
+
+// settled counts what a descent made of a message. One that went astray is
+// repeated as if its outcome hadn't verified, which it wouldn't.
+func (r *Receiver) settled(e Effects, err error) (Effects, error) {
+	if errors.Is(err, errMisplaced) && r.mode == Descent {
+		return Effects{Reopen: true}, r.Verified(false)
+	}
 	r.count(e.Changes)
 	return e, err
 }
@@ -250,7 +261,7 @@ func (r *Receiver) handleBegin(b *Begin) (Effects, error) {
 	if b.Height < 0 || b.Height > merkle.MaxLevel || b.Head.Number == 0 {
 		return Effects{}, fmt.Errorf("%w: a head or height that cannot be", ErrProtocol)
 	}
-	r.begin, r.mode, r.stats.Head = b, b.Mode, b.Head
+	r.begin, r.mode, r.stats.Head, r.bound = b, b.Mode, b.Head, boundOf(b.Head)
 	fresh := r.mode == Full && r.after == nil
 	if b.Salt != r.have.Salt && r.mode != Since && !fresh {
 		if r.mode == Compare {
@@ -267,9 +278,12 @@ func (r *Receiver) handleBegin(b *Begin) (Effects, error) {
 	if r.after == nil { // else part of what this stream brings came before, of an older head
 		r.through = b.Head.Revision
 	}
+	if fresh || r.Descending() {
+		r.forget()
+	}
 	switch {
 	case fresh:
-		r.have.Salt = b.Salt
+		r.have.Salt, r.stats.Upserts, r.stats.Deletes = b.Salt, 0, 0
 		return Effects{Forget: true, Restage: true, Salt: b.Salt}, nil
 	case r.Descending():
 		e := r.descent.start(r, b.Height)
@@ -294,7 +308,7 @@ func (r *Receiver) handleBatch(b *Batch) (Effects, error) {
 	if r.received += len(changes); r.mode == Since && r.received > MaxTouched {
 		return Effects{}, fmt.Errorf("%w: a delta of more than %d changes", ErrProtocol, MaxTouched)
 	}
-	if err := follow(r.after, changes); err != nil {
+	if err := cmp.Or(follow(r.after, changes), r.bound.take(changes)); err != nil {
 		return Effects{}, err
 	}
 	r.after = changes[len(changes)-1].Key
@@ -316,10 +330,19 @@ func (r *Receiver) count(changes []desired.Change) {
 	for i := range changes {
 		if changes[i].Deleted() {
 			r.stats.Deletes++
+			r.unmarked.Deletes++
 		} else {
 			r.stats.Upserts++
+			r.unmarked.Upserts++
 		}
 	}
+}
+
+// forget takes back what Effects.Forget drops.
+func (r *Receiver) forget() {
+	r.stats.Upserts -= r.unmarked.Upserts
+	r.stats.Deletes -= r.unmarked.Deletes
+	r.unmarked = Stats{}
 }
 
 // handleEnd decides whether what has come is a published state, or a mixture

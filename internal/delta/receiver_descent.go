@@ -19,6 +19,7 @@ import (
 // stretches of level 1 are settled by leafReceiver.
 type descentReceiver struct {
 	open    Open
+	width   int       // of the digests listed
 	level   int       // of the nodes that the runs are made of
 	runs    []stretch // asked for
 	found   []stretch // in the level being received, so far
@@ -28,33 +29,34 @@ type descentReceiver struct {
 	trips   *int
 	waiting bool // for digests
 
-	// Our nodes of the run being compared: first keys, and indices by digest.
+	// Our nodes of the run being compared: first keys, and places by digest.
 	own   keyList
-	index map[desired.Digest]int32
+	index digestIndex
 }
 
 // stretch is a part of the two trees that differs: count nodes of the sender's
-// list from index first on; and of the receiver's own keys, from <= key < until,
-// or none.
+// list from index first on, whose keys are after <= key < until; and as many as
+// nodes of the receiver's, from <= key < until, or none.
 type stretch struct {
-	first, count int
-	from, until  []byte
-	none         bool
+	first, count       int
+	after, from, until []byte
+	ours               int
+	none               bool
 }
 
 // start takes the root of the sender's tree as the first node listed. Its
 // children follow unasked.
 func (d *descentReceiver) start(r *Receiver, height int) Effects {
 	*d = descentReceiver{
-		open: Open{Mode: r.mode, Seed: r.lastSeed, Width: r.width}, level: max(1, height),
-		runs: []stretch{{count: 1}}, trips: &r.stats.RoundTrips,
+		open: Open{Mode: r.mode, Seed: r.lastSeed, Width: r.width}, width: r.width, level: max(1, height),
+		runs: []stretch{{count: 1, ours: 1}}, trips: &r.stats.RoundTrips,
 	}
-	d.leaves.init(&d.open, r.codec)
+	d.leaves.init(&d.open, r.codec, r.begin.Head)
 	if d.level > 1 {
 		d.waiting = true
 		return Effects{}
 	}
-	d.leaves.queue = d.runs
+	d.leaves.start(d.runs)
 	*d.trips++
 	return Effects{More: true}
 }
@@ -92,9 +94,9 @@ func (d *descentReceiver) segment(r *reader) (more bool) {
 	if n == 0 || d.listed+len(d.run)+n > MaxNodes {
 		r.fail("%d nodes after %d, at most %d in a level are allowed", n, d.listed+len(d.run), MaxNodes)
 	}
-	for digests := r.bytes(n * d.open.Width); len(digests) > 0; {
+	for digests := r.bytes(n * d.width); len(digests) > 0; {
 		var s desired.Digest
-		digests = digests[copy(s[:d.open.Width], digests):]
+		digests = digests[copy(s[:d.width], digests):]
 		d.run = append(d.run, s)
 	}
 	return header&1 != 0
@@ -130,12 +132,12 @@ func (d *descentReceiver) align(view merkle.Reader, run stretch) error {
 	}
 	ours, theirs := 0, 0 // up to where both lists are settled
 	for j, s := range d.run {
-		i, ok := d.index[s]
-		if !ok || int(i) < ours {
+		i, ok := d.index.from(s, ours)
+		if !ok {
 			continue
 		}
-		d.differ(run, ours, int(i), theirs, j)
-		ours, theirs = int(i)+1, j+1
+		d.differ(run, ours, i, theirs, j)
+		ours, theirs = i+1, j+1
 	}
 	d.differ(run, ours, d.own.len(), theirs, len(d.run))
 	return nil
@@ -145,7 +147,7 @@ func (d *descentReceiver) align(view merkle.Reader, run stretch) error {
 // too low to have any stands for one node that matches none.
 func (d *descentReceiver) readOwn(view merkle.Reader, run stretch) error {
 	d.own.reset()
-	d.index = cleared(d.index)
+	d.index.reset()
 	if run.none {
 		return nil
 	}
@@ -153,7 +155,7 @@ func (d *descentReceiver) readOwn(view merkle.Reader, run stretch) error {
 		if err != nil {
 			return err
 		}
-		d.index[short(d.open.Seed, d.open.Width, (*desired.Digest)(&row.Digest))] = int32(d.own.len())
+		d.index.add(short(d.open.Seed, d.width, (*desired.Digest)(&row.Digest)))
 		d.own.add(row.Key)
 	}
 	if d.own.len() == 0 {
@@ -167,12 +169,15 @@ func (d *descentReceiver) differ(run stretch, i, iEnd, j, jEnd int) {
 	if i == iEnd && j == jEnd {
 		return
 	}
-	s := stretch{first: d.listed + j, count: jEnd - j, none: i == iEnd}
+	s := stretch{first: d.listed + j, count: jEnd - j, ours: iEnd - i, none: i == iEnd, after: run.after, until: run.until}
+	if i > 0 {
+		s.after = bytes.Clone(d.own.at(i - 1))
+	}
 	if !s.none {
-		s.from, s.until = bytes.Clone(d.own.at(i)), run.until
-		if iEnd < d.own.len() {
-			s.until = bytes.Clone(d.own.at(iEnd))
-		}
+		s.from = bytes.Clone(d.own.at(i))
+	}
+	if iEnd < d.own.len() {
+		s.until = bytes.Clone(d.own.at(iEnd))
 	}
 	d.found = append(d.found, s)
 }
@@ -190,7 +195,7 @@ func (d *descentReceiver) descend() (Effects, error) {
 		return Effects{Requests: []Request{{Narrow: narrow}}}, nil
 	}
 	d.waiting = false
-	d.leaves.queue = d.runs
+	d.leaves.start(d.runs)
 	d.runs = nil
 	return Effects{More: true}, nil
 }
@@ -201,7 +206,13 @@ func (d *descentReceiver) narrow() []byte {
 	if d.level == 1 {
 		return nil
 	}
-	var b []byte
+	pairs := uint64(0)
+	for i := range d.runs {
+		s := &d.runs[i] // in a longer one, more is spoilt by two nodes that meet far apart
+		pairs += changedBelow(s.count) * uint64(s.ours) * fanOut * uint64(min(s.count, fanOut))
+	}
+	d.width = d.open.widthFor(pairs)
+	b := []byte{byte(d.width)}
 	next := 0
 	for _, s := range d.runs {
 		if s.count > 0 {
@@ -209,6 +220,9 @@ func (d *descentReceiver) narrow() []byte {
 			b = binary.AppendUvarint(b, uint64(s.count))
 			next = s.first + s.count
 		}
+	}
+	if next == 0 {
+		return nil
 	}
 	return b
 }

@@ -3,7 +3,9 @@ package delta
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"math"
 
 	"espalier/internal/desired"
 	"espalier/merkle"
@@ -14,8 +16,13 @@ import (
 // asking as long as what is unanswered fits into a window; the answers come in
 // the same order. What only the receiver has is deleted without asking.
 type leafReceiver struct {
-	open  *Open
-	codec *Codec
+	open      *Open
+	codec     *Codec
+	hasher    desired.Hasher
+	bound     bound
+	width     int // of the digests named
+	meanBytes int // of the sender's objects; 0: unknown
+
 	queue []stretch
 	next  int       // first index that may still be named to the sender
 	at    []byte    // where in queue[0] to go on; nil at its beginning
@@ -31,16 +38,19 @@ type leafReceiver struct {
 	// The part being answered, asked[0].
 	loaded bool
 	keys   keyList
-	sums   []desired.Digest // Compare: digests of keys, as they travel
+	sums   []desired.Digest // of keys, if the part is whole
 	met    []bool           // by key: an object of that key has come
 }
 
 // ownPart is what the receiver holds of a part: from <= key < until, or none.
+// What the sender holds of it is after <= key < until.
 type ownPart struct {
-	from, until []byte
-	none        bool
-	ours        bool // the sender has nothing there: it is not asked
-	named       int  // digests that it was told
+	after, from, until []byte
+	none               bool
+	ours               bool // the sender has nothing there: it is not asked
+	whole              bool // no digests are named: it sends all that it has
+	named              int  // digests that it was told
+	cut                int  // bytes of the key that it was told to cut at
 }
 
 // size returns what p counts for in the window. The sender counts the same for
@@ -49,10 +59,40 @@ func (p *ownPart) size(width int) int {
 	if p.ours {
 		return partBytes + desired.MaxKeyBytes // it has no digests, but keys to delete
 	}
-	return partBytes + p.named*width
+	return partBytes + p.cut + p.named*width
 }
 
-func (l *leafReceiver) init(o *Open, codec *Codec) { l.open, l.codec = o, codec }
+func (l *leafReceiver) init(o *Open, codec *Codec, head desired.Head) {
+	l.open, l.codec, l.bound = o, codec, boundOf(head)
+	if o.Mode == Compare {
+		l.bound.bytes = math.MaxUint64 // digests come, not values: their number bounds them
+	}
+	if head.Objects > 0 {
+		l.meanBytes = int(min(head.Bytes/head.Objects, desired.MaxEnvelopeBytes))
+	}
+}
+
+// start takes the stretches of level 1.
+func (l *leafReceiver) start(queue []stretch) {
+	l.queue = queue
+	pairs := uint64(0)
+	for i := range queue {
+		if s := &queue[i]; !l.dense(s) {
+			pairs += changedBelow(s.count) * uint64(min(s.ours*fanOut, PartDigests))
+		}
+	}
+	l.width = l.open.widthFor(pairs)
+}
+
+// dense reports whether it is cheaper to be sent all of a stretch than to name
+// what is held of it. If one in f of the objects were still the same, one in
+// fanOut times f of the nodes would match, most of them nodes of a single object;
+// so in so long a stretch without a match that share is guessed as fanOut by its
+// length. It costs the object to be sent it for nothing, and a digest, and a byte
+// to be told that it's gone, to name it.
+func (l *leafReceiver) dense(s *stretch) bool {
+	return l.open.Mode == Compare || l.meanBytes > 0 && s.count*(ShortWidth+2) >= fanOut*l.meanBytes
+}
 
 func (l *leafReceiver) finished() bool { return l.last && len(l.asked) == 0 }
 
@@ -70,7 +110,7 @@ func (l *leafReceiver) advance(view merkle.Reader) (Effects, error) {
 		return e, nil
 	}
 	for !l.last && l.ahead < leavesWindow {
-		msg := []byte{0}
+		msg := []byte{byte(l.width << 1)}
 		for len(l.queue) > 0 && len(msg) < leavesBytes && l.ahead < leavesWindow {
 			var err error
 			if msg, err = l.ask(view, msg); err != nil {
@@ -78,7 +118,7 @@ func (l *leafReceiver) advance(view merkle.Reader) (Effects, error) {
 			}
 		}
 		if len(l.queue) == 0 {
-			l.last, msg[0] = true, 1
+			l.last, msg[0] = true, msg[0]|1
 		}
 		if len(msg) > 1 || l.last {
 			e.Requests = append(e.Requests, Request{Leaves: msg})
@@ -95,9 +135,9 @@ func (l *leafReceiver) oursFirst() bool { return len(l.asked) > 0 && l.asked[0].
 // reads it.
 func (l *leafReceiver) ask(view merkle.Reader, msg []byte) ([]byte, error) {
 	s := &l.queue[0]
-	p := ownPart{from: s.from, until: s.until, none: s.none, ours: s.count == 0}
+	p := ownPart{after: s.after, from: s.from, until: s.until, none: s.none, ours: s.count == 0, whole: l.dense(s)}
 	if l.at != nil {
-		p.from = l.at
+		p.after, p.from = l.at, l.at
 	}
 	digests, cut, err := l.held(view, &p)
 	if err != nil {
@@ -119,7 +159,8 @@ func (l *leafReceiver) ask(view merkle.Reader, msg []byte) ([]byte, error) {
 			l.next += s.count
 		}
 	}
-	l.ahead += p.size(l.open.Width)
+	p.cut = len(cut)
+	l.ahead += p.size(l.width)
 	if l.at = cut; cut != nil {
 		p.until = cut
 	} else {
@@ -144,9 +185,9 @@ func (l *leafReceiver) held(view merkle.Reader, p *ownPart) (digests, cut []byte
 			return digests, bytes.Clone(row.Key), nil
 		}
 		count++
-		if l.open.Mode != Compare && !p.ours {
-			s := short(l.open.Seed, l.open.Width, (*desired.Digest)(&row.Digest))
-			digests = append(digests, s[:l.open.Width]...)
+		if !p.whole && !p.ours {
+			s := short(l.open.Seed, l.width, (*desired.Digest)(&row.Digest))
+			digests = append(digests, s[:l.width]...)
 			p.named++
 		}
 	}
@@ -220,34 +261,45 @@ func (l *leafReceiver) decode(b *Batch) (changes []desired.Change, err error) {
 		}
 		l.after = changes[len(changes)-1].Key
 	}
-	return changes, nil
+	return changes, l.bound.take(changes)
 }
+
+// errMisplaced: an object came for a part that it does not lie in. The two sides
+// do not mean the same by a stretch: digests of two nodes were equal by chance,
+// or the sender lies. Either way what it says is gone must not be believed.
+var errMisplaced = errors.New("an object out of place")
 
 // meet takes objects that came for the first part that waits for an answer.
 func (l *leafReceiver) meet(view merkle.Reader, e *Effects, changes []desired.Change) error {
 	if err := l.load(view); err != nil {
 		return err
 	}
+	p := &l.asked[0]
 	for _, c := range changes {
 		if c.Deleted() {
 			return fmt.Errorf("%w: a deletion among the objects of a descent", ErrProtocol)
+		}
+		if bytes.Compare(c.Key, p.after) < 0 || p.until != nil && bytes.Compare(c.Key, p.until) >= 0 {
+			return fmt.Errorf("%w: %w: %q is not after %q and before %q", ErrProtocol, errMisplaced, c.Key, p.after, p.until)
 		}
 		i, known := l.keys.search(c.Key)
 		if known {
 			l.met[i] = true
 		}
 		if l.open.Mode != Compare {
-			e.Changes = append(e.Changes, c)
+			if !p.whole || !known || l.hasher.Sum(c.Key, c.Envelope) != l.sums[i] {
+				e.Changes = append(e.Changes, c)
+			}
 			continue
 		}
 		head, sum, err := c.Envelope.Split()
-		if err != nil || len(head) > 0 || len(sum) != l.open.Width {
+		if err != nil || len(head) > 0 || len(sum) != len(desired.Digest{}) {
 			return fmt.Errorf("%w: no digest of %q", ErrProtocol, c.Key)
 		}
 		switch {
 		case !known:
 			e.Differences = append(e.Differences, Difference{Key: c.Key, Kind: OnlyTheirs})
-		case !bytes.Equal(sum, l.sums[i][:l.open.Width]):
+		case !bytes.Equal(sum, l.sums[i][:]):
 			e.Differences = append(e.Differences, Difference{Key: c.Key, Kind: Differs})
 		}
 	}
@@ -271,8 +323,8 @@ func (l *leafReceiver) load(view merkle.Reader) error {
 				return err
 			}
 			l.keys.add(row.Key)
-			if l.open.Mode == Compare {
-				l.sums = append(l.sums, short(l.open.Seed, l.open.Width, (*desired.Digest)(&row.Digest)))
+			if p.whole {
+				l.sums = append(l.sums, desired.Digest(row.Digest))
 			}
 		}
 	}
@@ -309,7 +361,7 @@ func (l *leafReceiver) endAsked(e *Effects, r *reader) error {
 			l.drop(e, i)
 		}
 	}
-	if l.open.Mode == Compare {
+	if l.asked[0].whole {
 		for i, met := range l.met {
 			if !met {
 				l.drop(e, i)
@@ -331,6 +383,6 @@ func (l *leafReceiver) drop(e *Effects, i int) {
 }
 
 func (l *leafReceiver) endPart() {
-	l.ahead -= l.asked[0].size(l.open.Width)
+	l.ahead -= l.asked[0].size(l.width)
 	l.asked, l.loaded = l.asked[1:], false
 }

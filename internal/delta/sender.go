@@ -59,7 +59,7 @@ func (s *Sender) receiveOpen(o *Open) error {
 	default:
 		return fmt.Errorf("%w: unknown mode %d", ErrProtocol, o.Mode)
 	}
-	if o.Width != ShortWidth && o.Width != len(desired.Digest{}) {
+	if !validWidth(o.Width) {
 		return fmt.Errorf("%w: digests of %d bytes", ErrProtocol, o.Width)
 	}
 	if max(len(o.After), len(o.From), len(o.Until)) > desired.MaxKeyBytes {

@@ -16,6 +16,7 @@ import (
 // is listed for a range is every node that intersects it.
 type descentSender struct {
 	open    *Open
+	width   int    // of the digests listed
 	level   int    // of nodes
 	nodes   nodes  // the level that was listed last
 	runs    []run  // still to be listed, one level down
@@ -83,7 +84,7 @@ func (s *stretchReader) read(r *reader, gap int) run {
 // start lists the root, as far as it concerns the range asked for, and goes on
 // to its children.
 func (d *descentSender) start(o *Open, height int) {
-	d.open, d.level = o, max(1, height)
+	d.open, d.width, d.level = o, o.Width, max(1, height)
 	d.nodes.add(o.From)
 	d.nodes.endRun(o.Until)
 	if d.level > 1 {
@@ -98,6 +99,9 @@ func (d *descentSender) receiveNarrow(b []byte) error {
 	}
 	r := reader{rest: b}
 	s := stretchReader{nodes: &d.nodes}
+	if d.width = int(r.byte()); !validWidth(d.width) {
+		r.fail("digests of %d bytes", d.width)
+	}
 	for len(r.rest) > 0 {
 		d.runs = append(d.runs, s.read(&r, r.uvarint(MaxNodes)))
 	}
@@ -108,7 +112,7 @@ func (d *descentSender) receiveNarrow(b []byte) error {
 }
 
 func (d *descentSender) receiveLeaves(b []byte) error {
-	nothing := len(b) == 1 && b[0] == 1 // all that differs is the receiver's to delete
+	nothing := len(b) == 1 && b[0]&1 != 0 // all that differs is the receiver's to delete
 	if d.open == nil || d.level != 1 && !nothing || len(d.runs) > 0 {
 		return fmt.Errorf("%w: a request for leaves that is out of place", ErrProtocol)
 	}
@@ -166,12 +170,12 @@ func (d *descentSender) list(src merkle.Reader, data []byte) ([]byte, error) {
 		if count > 0 {
 			d.listing.add(row.Key)
 		}
-		s := short(d.open.Seed, d.open.Width, (*desired.Digest)(&row.Digest))
-		digests = append(digests, s[:d.open.Width]...)
+		s := short(d.open.Seed, d.width, (*desired.Digest)(&row.Digest))
+		digests = append(digests, s[:d.width]...)
 		count++
 	}
 	if count == 0 { // the tree is lower now: one node that matches none
-		digests = append(digests, make([]byte, d.open.Width)...)
+		digests = append(digests, make([]byte, d.width)...)
 		count++
 	}
 	d.listing.endRun(r.until)

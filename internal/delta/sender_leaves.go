@@ -24,19 +24,24 @@ type leafSender struct {
 	cutEnd  int    // the index that this stretch ends before
 
 	// The part being answered, parts[0].
-	held  map[desired.Digest]int32 // index of each digest held
-	gone  []bool                   // by index, so far
-	at    []byte                   // where to go on; nil at its beginning
-	sent  int                      // changes in the open frame that are of this part
-	ended []byte                   // the parts that end with the open frame
-	reads int                      // objects looked at for this answer
+	held  digestIndex // of the digests held
+	gone  []bool      // by index, so far
+	at    []byte      // where to go on; nil at its beginning
+	sent  int         // changes in the open frame that are of this part
+	ended []byte      // the parts that end with the open frame
+	reads int         // objects looked at for this answer
 }
 
 // part is one range of keys and the digests held of it.
 type part struct {
 	run
 	digests []byte
+	width   int // of each
+	cut     int // bytes of the key that it is cut at
 }
+
+// size returns what p counts for in the window.
+func (p *part) size() int { return partBytes + p.cut + len(p.digests) }
 
 func (l *leafSender) init(o *Open, n *nodes) {
 	l.open, l.stretch = o, stretchReader{nodes: n}
@@ -47,7 +52,8 @@ func (l *leafSender) pending() bool { return len(l.parts) > 0 || l.last }
 // done reports whether all is answered but the end.
 func (l *leafSender) done() bool { return len(l.parts) == 0 && l.last }
 
-// receive reads a byte, 1 if this is the last message, else 0, and then parts:
+// receive reads a byte, the width of the digests times 2, plus 1 if this is the
+// last message, and then parts:
 //
 //	uvarint  nodes skipped, times 2, plus 1 if the part is cut short
 //	uvarint  nodes
@@ -62,15 +68,16 @@ func (l *leafSender) receive(b []byte) error {
 	}
 	l.begun = true
 	r := reader{rest: b}
-	flag := r.byte()
-	l.last = flag == 1
-	if flag > 1 || !l.last && len(r.rest) == 0 {
-		r.fail("leaves without parts, or of flags %#x", flag)
+	flags := r.byte()
+	width := int(flags >> 1)
+	l.last = flags&1 != 0
+	if !validWidth(width) || !l.last && len(r.rest) == 0 {
+		r.fail("leaves without parts, or of flags %#x", flags)
 	}
 	for len(r.rest) > 0 {
-		p := l.readPart(&r)
+		p := l.readPart(&r, width)
 		l.parts = append(l.parts, p)
-		l.ahead += partBytes + len(p.digests)
+		l.ahead += p.size()
 	}
 	if l.last && l.cut != nil {
 		r.fail("a part was cut and not continued")
@@ -81,11 +88,11 @@ func (l *leafSender) receive(b []byte) error {
 	return r.err
 }
 
-func (l *leafSender) readPart(r *reader) part {
+func (l *leafSender) readPart(r *reader, width int) part {
 	head := r.uvarint(2*MaxNodes + 1)
 	gap := head >> 1
 	first := l.stretch.next + gap
-	p := part{run: l.stretch.read(r, gap)}
+	p := part{run: l.stretch.read(r, gap), width: width}
 	if l.cut != nil {
 		if gap != 0 || l.stretch.next != l.cutEnd {
 			r.fail("a part was cut and not continued")
@@ -103,11 +110,12 @@ func (l *leafSender) readPart(r *reader) part {
 		if p.until == nil || bytes.Compare(cut, p.until) < 0 {
 			p.until = cut
 		}
+		p.cut = len(cut)
 		l.cut, l.cutEnd, l.stretch.next = cut, l.stretch.next, first
 	} else {
 		l.cut = nil
 	}
-	p.digests = r.bytes(r.uvarint(PartDigests) * l.open.Width)
+	p.digests = r.bytes(r.uvarint(PartDigests) * width)
 	return p
 }
 
@@ -141,6 +149,9 @@ func (l *leafSender) answer(src Source, frame *FrameWriter) error {
 	} else {
 		from = l.at
 	}
+	if len(p.digests) == 0 && l.open.Mode != Compare {
+		return l.answerWhole(src, frame, from)
+	}
 	for row, err := range src.Rows(0, from, p.until) {
 		if err != nil {
 			return err
@@ -150,12 +161,33 @@ func (l *leafSender) answer(src Source, frame *FrameWriter) error {
 			return nil
 		}
 		l.reads++
-		s := short(l.open.Seed, l.open.Width, (*desired.Digest)(&row.Digest))
-		if i, ok := l.held[s]; ok {
+		s := short(l.open.Seed, p.width, (*desired.Digest)(&row.Digest))
+		if i, ok := l.held.take(s); ok { // each digest stands for one object
 			l.gone[i] = false
 			continue
 		}
-		if err := l.add(src, frame, &row, s); err != nil {
+		if err := l.add(src, frame, &row, s[:p.width]); err != nil {
+			return err
+		}
+		l.sent++
+	}
+	l.endPart()
+	return nil
+}
+
+// answerWhole adds all objects of the first part: it is answer without digests
+// to look at.
+func (l *leafSender) answerWhole(src Source, frame *FrameWriter, from []byte) error {
+	for c, err := range src.Objects(from, l.parts[0].until) {
+		if err != nil {
+			return err
+		}
+		if l.full(frame) {
+			l.at = bytes.Clone(c.Key)
+			return nil
+		}
+		l.reads++
+		if err := frame.Add(c); err != nil {
 			return err
 		}
 		l.sent++
@@ -166,31 +198,22 @@ func (l *leafSender) answer(src Source, frame *FrameWriter) error {
 
 // hold indexes the digests of a part.
 func (l *leafSender) hold(p *part) {
-	n := len(p.digests) / l.open.Width
-	l.held = cleared(l.held)
+	n := len(p.digests) / p.width
+	l.held.reset()
 	l.gone = append(l.gone[:0], make([]bool, n)...)
 	for i := range n {
 		var d desired.Digest
-		copy(d[:], p.digests[i*l.open.Width:(i+1)*l.open.Width])
-		l.held[d], l.gone[i] = int32(i), true
+		copy(d[:], p.digests[i*p.width:(i+1)*p.width])
+		l.held.add(d)
+		l.gone[i] = true
 	}
-}
-
-// cleared returns m empty, or another where m is so large that to clear it, each
-// time for a few keys, would cost more than it saves.
-func cleared(m map[desired.Digest]int32) map[desired.Digest]int32 {
-	if m == nil || len(m) > 256 {
-		return map[desired.Digest]int32{}
-	}
-	clear(m)
-	return m
 }
 
 // add adds an object that the receiver does not hold; to compare, its digest
 // stands for its value.
-func (l *leafSender) add(src Source, frame *FrameWriter, row *merkle.Row, s desired.Digest) error {
+func (l *leafSender) add(src Source, frame *FrameWriter, row *merkle.Row, digest []byte) error {
 	if l.open.Mode == Compare {
-		return frame.Add(desired.Change{Key: row.Key, Envelope: append([]byte{0}, s[:l.open.Width]...)})
+		return frame.Add(desired.Change{Key: row.Key, Envelope: append([]byte{0}, digest...)})
 	}
 	c, ok, err := src.Get(row.Key)
 	if err == nil && !ok {
@@ -219,6 +242,6 @@ func (l *leafSender) endPart() {
 			before = i
 		}
 	}
-	l.ahead -= partBytes + len(l.parts[0].digests)
+	l.ahead -= l.parts[0].size()
 	l.parts, l.at, l.sent = l.parts[1:], nil, 0
 }

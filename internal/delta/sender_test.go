@@ -27,12 +27,16 @@ func opens(mode delta.Mode, change ...func(*delta.Open)) ask {
 
 // narrows asks with pairs of (nodes skipped, nodes).
 func narrows(pairs ...int) ask {
-	return ask{Request: delta.Request{Narrow: append([]byte{}, uvarints(pairs...)...)}}
+	return ask{Request: delta.Request{Narrow: append([]byte{delta.ShortWidth}, uvarints(pairs...)...)}}
 }
 
 // leaves asks with a flag and packed parts.
 func leaves(flag int, parts ...any) ask {
-	return ask{Request: delta.Request{Leaves: append([]byte{byte(flag)}, join(parts...)...)}}
+	return leavesOf(delta.ShortWidth, flag, parts...)
+}
+
+func leavesOf(width, flag int, parts ...any) ask {
+	return ask{Request: delta.Request{Leaves: append([]byte{byte(width<<1 | flag)}, join(parts...)...)}}
 }
 
 func held(a ask) ask { return ask{Request: a.Request, held: true} }
@@ -82,8 +86,9 @@ func TestSenderRefuses(t *testing.T) {
 		"mode unknown":              {opens(5)},
 		"mode negative":             {opens(-1)},
 		"width 0":                   {opens(delta.Descent, func(o *delta.Open) { o.Width = 0 })},
-		"width between":             {opens(delta.Descent, func(o *delta.Open) { o.Width = 8 })},
+		"width between":             {opens(delta.Descent, func(o *delta.Open) { o.Width = delta.MaxShortWidth + 1 })},
 		"width beyond a digest":     {opens(delta.Descent, func(o *delta.Open) { o.Width = 33 })},
+		"width too short":           {opens(delta.Descent, func(o *delta.Open) { o.Width = delta.ShortWidth - 1 })},
 		"width negative":            {opens(delta.Descent, func(o *delta.Open) { o.Width = -4 })},
 		"after too long":            {opens(delta.Full, func(o *delta.Open) { o.After = long })},
 		"from too long":             {opens(delta.Compare, func(o *delta.Open) { o.From = long })},
@@ -96,12 +101,15 @@ func TestSenderRefuses(t *testing.T) {
 		"narrow during the listing": {open, held(all), narrows(0, 1)},
 		"leaves during the listing": {open, held(all), leaves(1)},
 
-		"narrow nothing":                 {open, {Request: delta.Request{Narrow: []byte{}}}},
+		"narrow nothing":                 {open, narrows()},
+		"narrow without a width":         {open, {Request: delta.Request{Narrow: []byte{}}}},
+		"narrow by width 0":              {open, {Request: delta.Request{Narrow: []byte{0, 0, 1}}}},
+		"narrow by a width between":      {open, {Request: delta.Request{Narrow: []byte{31, 0, 1}}}},
 		"narrow no nodes":                {open, narrows(0, 0)},
 		"narrow no nodes, after some":    {open, narrows(0, 1, 0, 0)},
 		"narrow cut short":               {open, narrows(0)},
-		"narrow cut in a number":         {open, {Request: delta.Request{Narrow: []byte{0, 0x80}}}},
-		"narrow a number that overflows": {open, {Request: delta.Request{Narrow: []byte(strings.Repeat("\xff", 11))}}},
+		"narrow cut in a number":         {open, {Request: delta.Request{Narrow: []byte{delta.ShortWidth, 0, 0x80}}}},
+		"narrow a number that overflows": {open, {Request: delta.Request{Narrow: []byte("\x03" + strings.Repeat("\xff", 11))}}},
 		"narrow beyond the end":          {open, narrows(0, two+1)},
 		"narrow beyond, by a gap":        {open, narrows(two, 1)},
 		"narrow beyond, by a huge gap":   {open, narrows(delta.MaxNodes, 1)},
@@ -113,7 +121,9 @@ func TestSenderRefuses(t *testing.T) {
 		"leaves in two runs":             {open, narrows(0, 1, 1, 1), leaves(0, 0, one, 0)},
 
 		"leaves without a flag":          {open, all, {Request: delta.Request{Leaves: []byte{}}}},
-		"leaves of an unknown flag":      {open, all, leaves(2)},
+		"leaves of width 0":              {open, all, leavesOf(0, 1)},
+		"leaves of a width between":      {open, all, leavesOf(9, 1)},
+		"leaves of a width too large":    {open, all, leavesOf(33, 1)},
 		"leaves that say nothing":        {open, all, leaves(0)},
 		"leaves above level 1":           {open, leaves(1, 0, 1, 0)},
 		"nothing above level 1":          {open, leaves(0)},
@@ -152,10 +162,10 @@ func TestSenderRefuses(t *testing.T) {
 }
 
 // TestSenderBoundsWhatWaits floods a sender that never gets to answer, with
-// parts of most digests, and of none.
+// parts of most digests, of none, and of long keys.
 func TestSenderBoundsWhatWaits(t *testing.T) {
 	set := numbered(2000, 3)
-	for _, n := range []int{0, delta.PartDigests} {
+	for n, format := range map[int]string{0: "a%09d", 1: "a%01000d", delta.PartDigests: "a%09d"} {
 		s := delta.NewSender(codec)
 		for _, a := range []ask{opens(delta.Descent), narrows(0, set.width(2))} {
 			if err := s.Receive(a.Request); err != nil {
@@ -170,9 +180,9 @@ func TestSenderBoundsWhatWaits(t *testing.T) {
 		digests := make([]byte, n*delta.ShortWidth)
 		sent, parts, err := 0, 0, error(nil)
 		for err == nil && sent < 64<<20 {
-			msg := []byte{0}
+			msg := []byte{delta.ShortWidth << 1}
 			for len(msg) < 64<<10 {
-				key := fmt.Sprintf("a%09d", parts)
+				key := fmt.Sprintf(format, parts)
 				msg = append(msg, join(1, set.width(1), len(key), key, n, digests)...)
 				parts++
 			}
@@ -298,8 +308,8 @@ func FuzzSender(f *testing.F) {
 	f.Add(script(delta.Full))
 	f.Add(script(delta.Since))
 	f.Add(script(delta.Descent, narrows(0, two), leaves(1, 0, one, 0)))
-	f.Add(script(delta.Descent, narrows(1, 1, 1, 1), leaves(0, 2, 1, 1, "abcd"), leaves(1)))
-	f.Add(script(delta.Descent, narrows(0, two), leaves(0, 1, one, 3, "svc", 0, 1, one, 7, "svc/004", 1, "abcd"), leaves(1, 0, one, 0)))
+	f.Add(script(delta.Descent, narrows(1, 1, 1, 1), leaves(0, 2, 1, 1, "abc"), leaves(1)))
+	f.Add(script(delta.Descent, narrows(0, two), leaves(0, 1, one, 3, "svc", 0, 1, one, 7, "svc/004", 1, "abc"), leaves(1, 0, one, 0)))
 	f.Add(script(delta.Compare, held(narrows(0, two)), leaves(0, 0, 1, 0), leaves(1, 2, 3, 0)))
 	f.Fuzz(func(t *testing.T, script []byte) {
 		if len(script) == 0 {

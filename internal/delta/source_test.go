@@ -62,10 +62,12 @@ func (m *memory) rebuild() {
 	b := m.Shape().NewBuilder(m.Append)
 	var h desired.Hasher
 	m.keys = sortedKeys(m.objects)
+	m.head.Bytes = 0
 	for _, k := range m.keys {
 		d := h.Sum([]byte(k), m.objects[k])
 		must(m.Append(0, merkle.Row{Key: []byte(k), Digest: d, Count: 1}))
 		must(b.Add([]byte(k), d))
+		m.head.Bytes += uint64(desired.Change{Key: []byte(k), Envelope: m.objects[k]}.PayloadBytes())
 	}
 	root, _, err := b.Finish()
 	must(err)
@@ -204,6 +206,16 @@ func (c *counting) Rows(level int, from, until []byte) iter.Seq2[merkle.Row, err
 				c.reads++
 			}
 			if !yield(row, err) {
+				return
+			}
+		}
+	}
+}
+
+func (c *counting) Objects(from, until []byte) iter.Seq2[desired.Change, error] {
+	return func(yield func(desired.Change, error) bool) {
+		for o, err := range c.memory.Objects(from, until) {
+			if c.reads++; !yield(o, err) {
 				return
 			}
 		}

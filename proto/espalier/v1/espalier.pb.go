@@ -622,7 +622,7 @@ type PullOpen struct {
 	Root          []byte                 `protobuf:"bytes,4,opt,name=root,proto3" json:"root,omitempty"`         // since: its root
 	After         []byte                 `protobuf:"bytes,5,opt,name=after,proto3" json:"after,omitempty"`       // since and full: only keys above this one
 	Seed          uint64                 `protobuf:"fixed64,6,opt,name=seed,proto3" json:"seed,omitempty"`       // keys the short digests of this descent
-	Width         uint32                 `protobuf:"varint,7,opt,name=width,proto3" json:"width,omitempty"`      // bytes of a digest in this descent: 4, or 32 for whole ones
+	Width         uint32                 `protobuf:"varint,7,opt,name=width,proto3" json:"width,omitempty"`      // bytes of the digests listed first: 3 to 8, or 32 for whole ones
 	From          []byte                 `protobuf:"bytes,8,opt,name=from,proto3" json:"from,omitempty"`         // compare: the range of keys compared
 	Until         []byte                 `protobuf:"bytes,9,opt,name=until,proto3" json:"until,omitempty"`
 	unknownFields protoimpl.UnknownFields
