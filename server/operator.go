@@ -215,6 +215,19 @@ func (o operatorService) DeleteSet(ctx context.Context, req *espalierv1.DeleteSe
 	return resp, wire.ToStatus(err)
 }
 
+func (o operatorService) Renew(ctx context.Context, req *espalierv1.RenewRequest) (*espalierv1.RenewResponse, error) {
+	name, err := desired.ParseName(req.GetSet())
+	if err != nil {
+		return nil, wire.ToStatus(err)
+	}
+	head, err := o.server.store.Renew(ctx, name, who(ctx), req.GetWhy())
+	o.server.logChange(ctx, "new epoch", name, req.GetWhy(), head, err)
+	if err != nil {
+		return nil, wire.ToStatus(err)
+	}
+	return &espalierv1.RenewResponse{Head: wire.HeadToWire(head)}, nil
+}
+
 func (o operatorService) Compact(ctx context.Context, req *espalierv1.CompactRequest) (*espalierv1.CompactResponse, error) {
 	name, err := desired.ParseName(req.GetSet())
 	if err != nil {

@@ -146,7 +146,7 @@ func (a *app) sayCheck(d checkDocument) error {
 		fmt.Fprintf(&text, "and %s more\n", grouped(more))
 	}
 	if d.Problems == 0 {
-		fmt.Fprintf(&text, "%s is sound at revision %d: %s objects, root %s\n", d.Set, d.Revision, grouped(d.Objects), d.Root)
+		fmt.Fprintf(&text, "%s is sound at revision %d: %s, root %s\n", d.Set, d.Revision, counted(d.Objects, "object"), d.Root)
 	}
 	_, err := io.WriteString(a.Out, text.String())
 	return err
@@ -257,7 +257,7 @@ func (a *app) backup(name desired.Name, path string, fn func(dir string) (string
 	if a.output == "json" {
 		return a.document(headOf(name, head))
 	}
-	_, err = fmt.Fprintf(a.Out, "backed up %s at revision %d: %s objects, root %s\n", name, head.Number, grouped(head.Objects), head.Root)
+	_, err = fmt.Fprintf(a.Out, "backed up %s at revision %d: %s, root %s\n", name, head.Number, counted(head.Objects, "object"), head.Root)
 	return err
 }
 

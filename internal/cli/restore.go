@@ -193,8 +193,8 @@ func (a *app) sayRestored(d restoreDocument, holds desired.Head) error {
 		counts = "what it held before is damaged, and can't be counted"
 	}
 	if !d.DryRun {
-		_, err := fmt.Fprintf(a.Out, "restored %s at revision %d: %s objects, root %s; %s\n",
-			d.Set, d.Revision, grouped(d.Objects), d.Root, counts)
+		_, err := fmt.Fprintf(a.Out, "restored %s at revision %d: %s, root %s; %s\n",
+			d.Set, d.Revision, counted(d.Objects, "object"), d.Root, counts)
 		return err
 	}
 	now := "which can't be read"
@@ -204,8 +204,8 @@ func (a *app) sayRestored(d restoreDocument, holds desired.Head) error {
 	case d.Damage == "":
 		now = "which doesn't exist"
 	}
-	_, err := fmt.Fprintf(a.Out, "dry run: %s, %s, would become %s as of revision %d, %s objects: %s\n",
-		d.Set, now, d.Backup.Set, d.Backup.Revision, grouped(holds.Objects), counts)
+	_, err := fmt.Fprintf(a.Out, "dry run: %s, %s, would become %s as of revision %d, %s: %s\n",
+		d.Set, now, d.Backup.Set, d.Backup.Revision, counted(holds.Objects, "object"), counts)
 	return err
 }
 

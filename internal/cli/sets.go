@@ -40,8 +40,8 @@ func (a *app) headCommand() *cobra.Command {
 				if a.output == "json" {
 					return a.document(headOf(name, head))
 				}
-				_, err = fmt.Fprintf(a.Out, "%s is at revision %d of epoch %s: %s objects, %s\nroot %s\n",
-					name, head.Number, head.Epoch, grouped(head.Objects), size(head.Bytes), head.Root)
+				_, err = fmt.Fprintf(a.Out, "%s is at revision %d of epoch %s: %s, %s\nroot %s\n",
+					name, head.Number, head.Epoch, counted(head.Objects, "object"), size(head.Bytes), head.Root)
 				return err
 			})
 		},
@@ -67,8 +67,9 @@ func (a *app) sets(ctx context.Context) error {
 		return a.eachSet(ctx, func(h store.NamedHead) error {
 			d := struct {
 				headDocument
-				Error string `json:"error,omitempty"`
-			}{headDocument: headOf(h.Name, h.Head)}
+				Forked bool   `json:"forked,omitempty"`
+				Error  string `json:"error,omitempty"`
+			}{headDocument: headOf(h.Name, h.Head), Forked: h.Forked}
 			if h.Err != nil {
 				d.headDocument, d.Error = headDocument{Set: h.Name}, h.Err.Error()
 			}
@@ -80,9 +81,13 @@ func (a *app) sets(ctx context.Context) error {
 	err := a.eachSet(ctx, func(h store.NamedHead) error {
 		if h.Err != nil {
 			t.AppendRow([]any{h.Name, "", "", "", "", printable(h.Err.Error())})
-		} else {
-			t.AppendRow([]any{h.Name, h.Head.Number, grouped(h.Head.Objects), size(h.Head.Bytes), h.Head.Root.String()[:16], ""})
+			return nil
 		}
+		problem := ""
+		if h.Forked {
+			problem = "a host holds another history: see 'espalier epoch'"
+		}
+		t.AppendRow([]any{h.Name, h.Head.Number, grouped(h.Head.Objects), size(h.Head.Bytes), h.Head.Root.String()[:16], problem})
 		return nil
 	})
 	if err != nil {
@@ -176,9 +181,9 @@ func holdBack(ctx context.Context, client espalierv1.OperatorServiceClient, name
 	if err != nil {
 		return err
 	}
-	return refused{fmt.Errorf("set %s holds %s objects at revision %d; nothing was deleted; "+
+	return refused{fmt.Errorf("set %s holds %s at revision %d; nothing was deleted; "+
 		"pass --expect %d to delete it as it is, or --yes to delete it whatever it holds",
-		name, grouped(head.Objects), head.Number, head.Number)}
+		name, counted(head.Objects, "object"), head.Number, head.Number)}
 }
 
 // printDeleted says what head a set had that is deleted; nil: it wasn't to be
@@ -193,7 +198,7 @@ func (a *app) printDeleted(name desired.Name, m *espalierv1.Head) (err error) {
 	if a.output == "json" {
 		return a.document(headOf(name, head))
 	}
-	_, err = fmt.Fprintf(a.Out, "deleted set %s, %s objects at revision %d\n", name, grouped(head.Objects), head.Number)
+	_, err = fmt.Fprintf(a.Out, "deleted set %s, %s at revision %d\n", name, counted(head.Objects, "object"), head.Number)
 	return err
 }
 

@@ -8,7 +8,7 @@ import (
 
 // SetToWire returns h as a message.
 func SetToWire(h store.NamedHead) *espalierv1.SetInfo {
-	m := &espalierv1.SetInfo{Name: string(h.Name)}
+	m := &espalierv1.SetInfo{Name: string(h.Name), Forked: h.Forked}
 	if h.Err != nil {
 		m.Error = validText(h.Err.Error())
 	} else {
@@ -26,6 +26,7 @@ func SetFromWire(m *espalierv1.SetInfo) (h store.NamedHead, err error) {
 		h.Err = &statusError{message: m.GetError(), matches: store.ErrQuarantined}
 		return h, nil
 	}
+	h.Forked = m.GetForked()
 	h.Head, err = HeadFromWire(m.GetHead())
 	return h, err
 }

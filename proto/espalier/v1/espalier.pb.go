@@ -1162,7 +1162,8 @@ type SetInfo struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Head          *Head                  `protobuf:"bytes,2,opt,name=head,proto3" json:"head,omitempty"`
-	Error         string                 `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"` // why the set is quarantined
+	Error         string                 `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`    // why the set is quarantined
+	Forked        bool                   `protobuf:"varint,4,opt,name=forked,proto3" json:"forked,omitempty"` // commits are refused, until Renew or a restore
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1216,6 +1217,13 @@ func (x *SetInfo) GetError() string {
 		return x.Error
 	}
 	return ""
+}
+
+func (x *SetInfo) GetForked() bool {
+	if x != nil {
+		return x.Forked
+	}
+	return false
 }
 
 type GetHeadRequest struct {
@@ -2277,6 +2285,102 @@ func (x *DeleteSetResponse) GetHead() *Head {
 	return nil
 }
 
+type RenewRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Set           string                 `protobuf:"bytes,1,opt,name=set,proto3" json:"set,omitempty"`
+	Why           string                 `protobuf:"bytes,2,opt,name=why,proto3" json:"why,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenewRequest) Reset() {
+	*x = RenewRequest{}
+	mi := &file_espalier_v1_espalier_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenewRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenewRequest) ProtoMessage() {}
+
+func (x *RenewRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_espalier_v1_espalier_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
+func (*RenewRequest) Descriptor() ([]byte, []int) {
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *RenewRequest) GetSet() string {
+	if x != nil {
+		return x.Set
+	}
+	return ""
+}
+
+func (x *RenewRequest) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+type RenewResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Head          *Head                  `protobuf:"bytes,1,opt,name=head,proto3" json:"head,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenewResponse) Reset() {
+	*x = RenewResponse{}
+	mi := &file_espalier_v1_espalier_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenewResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenewResponse) ProtoMessage() {}
+
+func (x *RenewResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_espalier_v1_espalier_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenewResponse.ProtoReflect.Descriptor instead.
+func (*RenewResponse) Descriptor() ([]byte, []int) {
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *RenewResponse) GetHead() *Head {
+	if x != nil {
+		return x.Head
+	}
+	return nil
+}
+
 type CompactRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Set           string                 `protobuf:"bytes,1,opt,name=set,proto3" json:"set,omitempty"`
@@ -2287,7 +2391,7 @@ type CompactRequest struct {
 
 func (x *CompactRequest) Reset() {
 	*x = CompactRequest{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[34]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2299,7 +2403,7 @@ func (x *CompactRequest) String() string {
 func (*CompactRequest) ProtoMessage() {}
 
 func (x *CompactRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[34]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2312,7 +2416,7 @@ func (x *CompactRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactRequest.ProtoReflect.Descriptor instead.
 func (*CompactRequest) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{34}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *CompactRequest) GetSet() string {
@@ -2339,7 +2443,7 @@ type CompactResponse struct {
 
 func (x *CompactResponse) Reset() {
 	*x = CompactResponse{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[35]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2351,7 +2455,7 @@ func (x *CompactResponse) String() string {
 func (*CompactResponse) ProtoMessage() {}
 
 func (x *CompactResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[35]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2364,7 +2468,7 @@ func (x *CompactResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactResponse.ProtoReflect.Descriptor instead.
 func (*CompactResponse) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{35}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *CompactResponse) GetBytesBefore() uint64 {
@@ -2390,7 +2494,7 @@ type CheckRequest struct {
 
 func (x *CheckRequest) Reset() {
 	*x = CheckRequest{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[36]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2402,7 +2506,7 @@ func (x *CheckRequest) String() string {
 func (*CheckRequest) ProtoMessage() {}
 
 func (x *CheckRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[36]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2415,7 +2519,7 @@ func (x *CheckRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckRequest.ProtoReflect.Descriptor instead.
 func (*CheckRequest) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{36}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *CheckRequest) GetSet() string {
@@ -2436,7 +2540,7 @@ type CheckResponse struct {
 
 func (x *CheckResponse) Reset() {
 	*x = CheckResponse{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[37]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2448,7 +2552,7 @@ func (x *CheckResponse) String() string {
 func (*CheckResponse) ProtoMessage() {}
 
 func (x *CheckResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[37]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2461,7 +2565,7 @@ func (x *CheckResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResponse.ProtoReflect.Descriptor instead.
 func (*CheckResponse) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{37}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *CheckResponse) GetDone() uint64 {
@@ -2496,7 +2600,7 @@ type CheckReport struct {
 
 func (x *CheckReport) Reset() {
 	*x = CheckReport{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[38]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2508,7 +2612,7 @@ func (x *CheckReport) String() string {
 func (*CheckReport) ProtoMessage() {}
 
 func (x *CheckReport) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[38]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2521,7 +2625,7 @@ func (x *CheckReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckReport.ProtoReflect.Descriptor instead.
 func (*CheckReport) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{38}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *CheckReport) GetHead() *Head {
@@ -2622,11 +2726,12 @@ const file_espalier_v1_espalier_proto_rawDesc = "" +
 	"\x05limit\x18\x02 \x01(\rR\x05limit\"P\n" +
 	"\x10ListSetsResponse\x12(\n" +
 	"\x04sets\x18\x01 \x03(\v2\x14.espalier.v1.SetInfoR\x04sets\x12\x12\n" +
-	"\x04more\x18\x02 \x01(\bR\x04more\"Z\n" +
+	"\x04more\x18\x02 \x01(\bR\x04more\"r\n" +
 	"\aSetInfo\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12%\n" +
 	"\x04head\x18\x02 \x01(\v2\x11.espalier.v1.HeadR\x04head\x12\x14\n" +
-	"\x05error\x18\x03 \x01(\tR\x05error\"\"\n" +
+	"\x05error\x18\x03 \x01(\tR\x05error\x12\x16\n" +
+	"\x06forked\x18\x04 \x01(\bR\x06forked\"\"\n" +
 	"\x0eGetHeadRequest\x12\x10\n" +
 	"\x03set\x18\x01 \x01(\tR\x03set\"L\n" +
 	"\x0fGetHeadResponse\x12%\n" +
@@ -2699,6 +2804,11 @@ const file_espalier_v1_espalier_proto_rawDesc = "" +
 	"\x03why\x18\x02 \x01(\tR\x03why\x12-\n" +
 	"\x06expect\x18\x03 \x01(\v2\x15.espalier.v1.PositionR\x06expect\":\n" +
 	"\x11DeleteSetResponse\x12%\n" +
+	"\x04head\x18\x01 \x01(\v2\x11.espalier.v1.HeadR\x04head\"2\n" +
+	"\fRenewRequest\x12\x10\n" +
+	"\x03set\x18\x01 \x01(\tR\x03set\x12\x10\n" +
+	"\x03why\x18\x02 \x01(\tR\x03why\"6\n" +
+	"\rRenewResponse\x12%\n" +
 	"\x04head\x18\x01 \x01(\v2\x11.espalier.v1.HeadR\x04head\"E\n" +
 	"\x0eCompactRequest\x12\x10\n" +
 	"\x03set\x18\x01 \x01(\tR\x03set\x12!\n" +
@@ -2725,7 +2835,7 @@ const file_espalier_v1_espalier_proto_rawDesc = "" +
 	"\x11PULL_MODE_COMPARE\x10\x042\x8b\x01\n" +
 	"\vSyncService\x12;\n" +
 	"\x04Poll\x12\x18.espalier.v1.PollRequest\x1a\x19.espalier.v1.PollResponse\x12?\n" +
-	"\x04Pull\x12\x18.espalier.v1.PullRequest\x1a\x19.espalier.v1.PullResponse(\x010\x012\xd9\x05\n" +
+	"\x04Pull\x12\x18.espalier.v1.PullRequest\x1a\x19.espalier.v1.PullResponse(\x010\x012\x99\x06\n" +
 	"\x0fOperatorService\x12G\n" +
 	"\bListSets\x12\x1c.espalier.v1.ListSetsRequest\x1a\x1d.espalier.v1.ListSetsResponse\x12D\n" +
 	"\aGetHead\x12\x1b.espalier.v1.GetHeadRequest\x1a\x1c.espalier.v1.GetHeadResponse\x12:\n" +
@@ -2734,7 +2844,8 @@ const file_espalier_v1_espalier_proto_rawDesc = "" +
 	"\vListObjects\x12\x1f.espalier.v1.ListObjectsRequest\x1a .espalier.v1.ListObjectsResponse0\x01\x12B\n" +
 	"\x05Match\x12\x19.espalier.v1.MatchRequest\x1a\x1a.espalier.v1.MatchResponse(\x010\x01\x12C\n" +
 	"\x06Commit\x12\x1a.espalier.v1.CommitRequest\x1a\x1b.espalier.v1.CommitResponse(\x01\x12J\n" +
-	"\tDeleteSet\x12\x1d.espalier.v1.DeleteSetRequest\x1a\x1e.espalier.v1.DeleteSetResponse\x12D\n" +
+	"\tDeleteSet\x12\x1d.espalier.v1.DeleteSetRequest\x1a\x1e.espalier.v1.DeleteSetResponse\x12>\n" +
+	"\x05Renew\x12\x19.espalier.v1.RenewRequest\x1a\x1a.espalier.v1.RenewResponse\x12D\n" +
 	"\aCompact\x12\x1b.espalier.v1.CompactRequest\x1a\x1c.espalier.v1.CompactResponse\x12@\n" +
 	"\x05Check\x12\x19.espalier.v1.CheckRequest\x1a\x1a.espalier.v1.CheckResponse0\x01B'Z%espalier/proto/espalier/v1;espalierv1b\x06proto3"
 
@@ -2751,7 +2862,7 @@ func file_espalier_v1_espalier_proto_rawDescGZIP() []byte {
 }
 
 var file_espalier_v1_espalier_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_espalier_v1_espalier_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
+var file_espalier_v1_espalier_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_espalier_v1_espalier_proto_goTypes = []any{
 	(PullMode)(0),               // 0: espalier.v1.PullMode
 	(SetAnswer_Status)(0),       // 1: espalier.v1.SetAnswer.Status
@@ -2789,11 +2900,13 @@ var file_espalier_v1_espalier_proto_goTypes = []any{
 	(*CommitResponse)(nil),      // 33: espalier.v1.CommitResponse
 	(*DeleteSetRequest)(nil),    // 34: espalier.v1.DeleteSetRequest
 	(*DeleteSetResponse)(nil),   // 35: espalier.v1.DeleteSetResponse
-	(*CompactRequest)(nil),      // 36: espalier.v1.CompactRequest
-	(*CompactResponse)(nil),     // 37: espalier.v1.CompactResponse
-	(*CheckRequest)(nil),        // 38: espalier.v1.CheckRequest
-	(*CheckResponse)(nil),       // 39: espalier.v1.CheckResponse
-	(*CheckReport)(nil),         // 40: espalier.v1.CheckReport
+	(*RenewRequest)(nil),        // 36: espalier.v1.RenewRequest
+	(*RenewResponse)(nil),       // 37: espalier.v1.RenewResponse
+	(*CompactRequest)(nil),      // 38: espalier.v1.CompactRequest
+	(*CompactResponse)(nil),     // 39: espalier.v1.CompactResponse
+	(*CheckRequest)(nil),        // 40: espalier.v1.CheckRequest
+	(*CheckResponse)(nil),       // 41: espalier.v1.CheckResponse
+	(*CheckReport)(nil),         // 42: espalier.v1.CheckReport
 }
 var file_espalier_v1_espalier_proto_depIdxs = []int32{
 	2,  // 0: espalier.v1.Head.position:type_name -> espalier.v1.Position
@@ -2826,37 +2939,40 @@ var file_espalier_v1_espalier_proto_depIdxs = []int32{
 	3,  // 27: espalier.v1.CommitResponse.replaced:type_name -> espalier.v1.Head
 	2,  // 28: espalier.v1.DeleteSetRequest.expect:type_name -> espalier.v1.Position
 	3,  // 29: espalier.v1.DeleteSetResponse.head:type_name -> espalier.v1.Head
-	40, // 30: espalier.v1.CheckResponse.report:type_name -> espalier.v1.CheckReport
-	3,  // 31: espalier.v1.CheckReport.head:type_name -> espalier.v1.Head
-	4,  // 32: espalier.v1.SyncService.Poll:input_type -> espalier.v1.PollRequest
-	8,  // 33: espalier.v1.SyncService.Pull:input_type -> espalier.v1.PullRequest
-	15, // 34: espalier.v1.OperatorService.ListSets:input_type -> espalier.v1.ListSetsRequest
-	18, // 35: espalier.v1.OperatorService.GetHead:input_type -> espalier.v1.GetHeadRequest
-	20, // 36: espalier.v1.OperatorService.Log:input_type -> espalier.v1.LogRequest
-	23, // 37: espalier.v1.OperatorService.GetObject:input_type -> espalier.v1.GetObjectRequest
-	25, // 38: espalier.v1.OperatorService.ListObjects:input_type -> espalier.v1.ListObjectsRequest
-	27, // 39: espalier.v1.OperatorService.Match:input_type -> espalier.v1.MatchRequest
-	29, // 40: espalier.v1.OperatorService.Commit:input_type -> espalier.v1.CommitRequest
-	34, // 41: espalier.v1.OperatorService.DeleteSet:input_type -> espalier.v1.DeleteSetRequest
-	36, // 42: espalier.v1.OperatorService.Compact:input_type -> espalier.v1.CompactRequest
-	38, // 43: espalier.v1.OperatorService.Check:input_type -> espalier.v1.CheckRequest
-	6,  // 44: espalier.v1.SyncService.Poll:output_type -> espalier.v1.PollResponse
-	10, // 45: espalier.v1.SyncService.Pull:output_type -> espalier.v1.PullResponse
-	16, // 46: espalier.v1.OperatorService.ListSets:output_type -> espalier.v1.ListSetsResponse
-	19, // 47: espalier.v1.OperatorService.GetHead:output_type -> espalier.v1.GetHeadResponse
-	21, // 48: espalier.v1.OperatorService.Log:output_type -> espalier.v1.LogResponse
-	24, // 49: espalier.v1.OperatorService.GetObject:output_type -> espalier.v1.GetObjectResponse
-	26, // 50: espalier.v1.OperatorService.ListObjects:output_type -> espalier.v1.ListObjectsResponse
-	28, // 51: espalier.v1.OperatorService.Match:output_type -> espalier.v1.MatchResponse
-	33, // 52: espalier.v1.OperatorService.Commit:output_type -> espalier.v1.CommitResponse
-	35, // 53: espalier.v1.OperatorService.DeleteSet:output_type -> espalier.v1.DeleteSetResponse
-	37, // 54: espalier.v1.OperatorService.Compact:output_type -> espalier.v1.CompactResponse
-	39, // 55: espalier.v1.OperatorService.Check:output_type -> espalier.v1.CheckResponse
-	44, // [44:56] is the sub-list for method output_type
-	32, // [32:44] is the sub-list for method input_type
-	32, // [32:32] is the sub-list for extension type_name
-	32, // [32:32] is the sub-list for extension extendee
-	0,  // [0:32] is the sub-list for field type_name
+	3,  // 30: espalier.v1.RenewResponse.head:type_name -> espalier.v1.Head
+	42, // 31: espalier.v1.CheckResponse.report:type_name -> espalier.v1.CheckReport
+	3,  // 32: espalier.v1.CheckReport.head:type_name -> espalier.v1.Head
+	4,  // 33: espalier.v1.SyncService.Poll:input_type -> espalier.v1.PollRequest
+	8,  // 34: espalier.v1.SyncService.Pull:input_type -> espalier.v1.PullRequest
+	15, // 35: espalier.v1.OperatorService.ListSets:input_type -> espalier.v1.ListSetsRequest
+	18, // 36: espalier.v1.OperatorService.GetHead:input_type -> espalier.v1.GetHeadRequest
+	20, // 37: espalier.v1.OperatorService.Log:input_type -> espalier.v1.LogRequest
+	23, // 38: espalier.v1.OperatorService.GetObject:input_type -> espalier.v1.GetObjectRequest
+	25, // 39: espalier.v1.OperatorService.ListObjects:input_type -> espalier.v1.ListObjectsRequest
+	27, // 40: espalier.v1.OperatorService.Match:input_type -> espalier.v1.MatchRequest
+	29, // 41: espalier.v1.OperatorService.Commit:input_type -> espalier.v1.CommitRequest
+	34, // 42: espalier.v1.OperatorService.DeleteSet:input_type -> espalier.v1.DeleteSetRequest
+	36, // 43: espalier.v1.OperatorService.Renew:input_type -> espalier.v1.RenewRequest
+	38, // 44: espalier.v1.OperatorService.Compact:input_type -> espalier.v1.CompactRequest
+	40, // 45: espalier.v1.OperatorService.Check:input_type -> espalier.v1.CheckRequest
+	6,  // 46: espalier.v1.SyncService.Poll:output_type -> espalier.v1.PollResponse
+	10, // 47: espalier.v1.SyncService.Pull:output_type -> espalier.v1.PullResponse
+	16, // 48: espalier.v1.OperatorService.ListSets:output_type -> espalier.v1.ListSetsResponse
+	19, // 49: espalier.v1.OperatorService.GetHead:output_type -> espalier.v1.GetHeadResponse
+	21, // 50: espalier.v1.OperatorService.Log:output_type -> espalier.v1.LogResponse
+	24, // 51: espalier.v1.OperatorService.GetObject:output_type -> espalier.v1.GetObjectResponse
+	26, // 52: espalier.v1.OperatorService.ListObjects:output_type -> espalier.v1.ListObjectsResponse
+	28, // 53: espalier.v1.OperatorService.Match:output_type -> espalier.v1.MatchResponse
+	33, // 54: espalier.v1.OperatorService.Commit:output_type -> espalier.v1.CommitResponse
+	35, // 55: espalier.v1.OperatorService.DeleteSet:output_type -> espalier.v1.DeleteSetResponse
+	37, // 56: espalier.v1.OperatorService.Renew:output_type -> espalier.v1.RenewResponse
+	39, // 57: espalier.v1.OperatorService.Compact:output_type -> espalier.v1.CompactResponse
+	41, // 58: espalier.v1.OperatorService.Check:output_type -> espalier.v1.CheckResponse
+	46, // [46:59] is the sub-list for method output_type
+	33, // [33:46] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_espalier_v1_espalier_proto_init() }
@@ -2881,7 +2997,7 @@ func file_espalier_v1_espalier_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_espalier_v1_espalier_proto_rawDesc), len(file_espalier_v1_espalier_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   39,
+			NumMessages:   41,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

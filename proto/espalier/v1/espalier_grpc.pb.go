@@ -178,6 +178,7 @@ const (
 	OperatorService_Match_FullMethodName       = "/espalier.v1.OperatorService/Match"
 	OperatorService_Commit_FullMethodName      = "/espalier.v1.OperatorService/Commit"
 	OperatorService_DeleteSet_FullMethodName   = "/espalier.v1.OperatorService/DeleteSet"
+	OperatorService_Renew_FullMethodName       = "/espalier.v1.OperatorService/Renew"
 	OperatorService_Compact_FullMethodName     = "/espalier.v1.OperatorService/Compact"
 	OperatorService_Check_FullMethodName       = "/espalier.v1.OperatorService/Check"
 )
@@ -202,6 +203,8 @@ type OperatorServiceClient interface {
 	// the terms, all may hold changes, in key order throughout.
 	Commit(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[CommitRequest, CommitResponse], error)
 	DeleteSet(ctx context.Context, in *DeleteSetRequest, opts ...grpc.CallOption) (*DeleteSetResponse, error)
+	// Renew starts a new epoch of a set from what it holds.
+	Renew(ctx context.Context, in *RenewRequest, opts ...grpc.CallOption) (*RenewResponse, error)
 	Compact(ctx context.Context, in *CompactRequest, opts ...grpc.CallOption) (*CompactResponse, error)
 	// Check recomputes a set from its objects; it streams progress, then the
 	// report.
@@ -320,6 +323,16 @@ func (c *operatorServiceClient) DeleteSet(ctx context.Context, in *DeleteSetRequ
 	return out, nil
 }
 
+func (c *operatorServiceClient) Renew(ctx context.Context, in *RenewRequest, opts ...grpc.CallOption) (*RenewResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RenewResponse)
+	err := c.cc.Invoke(ctx, OperatorService_Renew_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *operatorServiceClient) Compact(ctx context.Context, in *CompactRequest, opts ...grpc.CallOption) (*CompactResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(CompactResponse)
@@ -369,6 +382,8 @@ type OperatorServiceServer interface {
 	// the terms, all may hold changes, in key order throughout.
 	Commit(grpc.ClientStreamingServer[CommitRequest, CommitResponse]) error
 	DeleteSet(context.Context, *DeleteSetRequest) (*DeleteSetResponse, error)
+	// Renew starts a new epoch of a set from what it holds.
+	Renew(context.Context, *RenewRequest) (*RenewResponse, error)
 	Compact(context.Context, *CompactRequest) (*CompactResponse, error)
 	// Check recomputes a set from its objects; it streams progress, then the
 	// report.
@@ -406,6 +421,9 @@ func (UnimplementedOperatorServiceServer) Commit(grpc.ClientStreamingServer[Comm
 }
 func (UnimplementedOperatorServiceServer) DeleteSet(context.Context, *DeleteSetRequest) (*DeleteSetResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DeleteSet not implemented")
+}
+func (UnimplementedOperatorServiceServer) Renew(context.Context, *RenewRequest) (*RenewResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Renew not implemented")
 }
 func (UnimplementedOperatorServiceServer) Compact(context.Context, *CompactRequest) (*CompactResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Compact not implemented")
@@ -542,6 +560,24 @@ func _OperatorService_DeleteSet_Handler(srv interface{}, ctx context.Context, de
 	return interceptor(ctx, in, info, handler)
 }
 
+func _OperatorService_Renew_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RenewRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServiceServer).Renew(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: OperatorService_Renew_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServiceServer).Renew(ctx, req.(*RenewRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _OperatorService_Compact_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(CompactRequest)
 	if err := dec(in); err != nil {
@@ -593,6 +629,10 @@ var OperatorService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DeleteSet",
 			Handler:    _OperatorService_DeleteSet_Handler,
+		},
+		{
+			MethodName: "Renew",
+			Handler:    _OperatorService_Renew_Handler,
 		},
 		{
 			MethodName: "Compact",
