@@ -31,6 +31,10 @@ const (
 	MaxWhoBytes       = 256
 	MaxWhyBytes       = 1024
 	MaxRequestIDBytes = 128
+	// MaxTokens bounds the tokens that wait to be used, MaxGrantBytes what one
+	// grants.
+	MaxTokens     = 10_000
+	MaxGrantBytes = 8 << 10
 	// MaxMarkBytes bounds the mark of a staging.
 	MaxMarkBytes = 64 << 10
 

@@ -38,6 +38,8 @@ import (
 //	meta      "format"    as above
 //	lineages  name → (epoch 16, number 8)*: the epochs that a set of this name ever had,
 //	          the latest first
+//	tokens    digest of a token's secret 32 → expires 8 (milliseconds since 1970), what it grants
+//	revoked   who → 8: up to when (milliseconds since 1970) what was issued is worth nothing
 const formatVersion = 1
 
 var (
@@ -47,6 +49,8 @@ var (
 	bucketJournal  = []byte("journal")
 	bucketRequests = []byte("requests")
 	bucketLineages = []byte("lineages")
+	bucketTokens   = []byte("tokens")
+	bucketRevoked  = []byte("revoked")
 
 	// setBuckets are those of a set's file.
 	setBuckets = [][]byte{bucketMeta, bucketObjects, bucketTree, bucketJournal, bucketRequests}

@@ -1,0 +1,79 @@
+package store_test
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"espalier/internal/desired"
+	"espalier/store"
+)
+
+// TestTokens: a token works once, for one, until it expires, and survives a
+// restart.
+func TestTokens(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		s := openStore(t, dir, quiet)
+		put := func(i byte, life time.Duration) {
+			t.Helper()
+			if err := s.PutToken(desired.Digest{i}, []byte{i}, time.Now().Add(life)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		put(1, time.Hour)
+		put(2, time.Hour)
+		put(3, time.Minute)
+		s.Close()
+		s = openStore(t, dir, quiet)
+		if grant, err := s.TakeToken(desired.Digest{1}); err != nil || string(grant) != "\x01" {
+			t.Errorf("TakeToken = %q, %v", grant, err)
+		}
+		time.Sleep(2 * time.Minute)
+		for _, gone := range []byte{1, 3, 9} {
+			if _, err := s.TakeToken(desired.Digest{gone}); !errors.Is(err, store.ErrNoToken) {
+				t.Errorf("TakeToken of token %d = %v", gone, err)
+			}
+		}
+		var took atomic.Int32
+		var all sync.WaitGroup
+		for range 8 {
+			all.Go(func() {
+				if _, err := s.TakeToken(desired.Digest{2}); err == nil {
+					took.Add(1)
+				}
+			})
+		}
+		all.Wait()
+		if took.Load() != 1 {
+			t.Errorf("a token was taken %d times", took.Load())
+		}
+		if err := s.PutToken(desired.Digest{}, make([]byte, store.MaxGrantBytes+1), time.Now()); !errors.Is(err, desired.ErrInvalid) {
+			t.Errorf("PutToken of too much = %v", err)
+		}
+		s.Close()
+	})
+}
+
+func TestRevoked(t *testing.T) {
+	dir := t.TempDir()
+	s := openStore(t, dir, quiet)
+	at := time.UnixMilli(time.Now().UnixMilli())
+	for _, time := range []time.Time{at, at.Add(-time.Hour)} {
+		if err := s.Revoke("host/web-01", time); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Revoke("", at); !errors.Is(err, desired.ErrInvalid) {
+		t.Errorf("Revoke of nobody = %v", err)
+	}
+	s.Close()
+	s = openStore(t, dir, quiet)
+	if got, err := s.Revoked(); err != nil || fmt.Sprint(got) != fmt.Sprint(map[string]time.Time{"host/web-01": at}) {
+		t.Errorf("Revoked = %v, %v, want %v", got, err, at)
+	}
+}
