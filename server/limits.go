@@ -41,10 +41,43 @@ const (
 	// would fill a disk.
 	QuietTime   = 10 * time.Minute
 	MaxWarnings = 1000
+
+	// HandshakeTimeout bounds how long a connection may take to get ready.
+	HandshakeTimeout = 10 * time.Second
+	// HandshakeRate is how many handshakes a second are begun, each of which
+	// takes about 2 ms of CPU: the most that leaves half of two cores for those
+	// who are in. HandshakeBurst lets a fleet come back at once.
+	HandshakeRate  = 400
+	HandshakeBurst = 400
+	// MaxHalfOpen bounds the connections whose handshake isn't over, some 30 KiB
+	// each; the oldest makes room.
+	MaxHalfOpen = 512
+	// MaxConnections bounds all, MaxConnectionsEach those of one bearer: an agent
+	// has one, and a second for a moment.
+	MaxConnections     = 32 << 10
+	MaxConnectionsEach = 16
+	// CallRate and CallBurst bound the calls on one connection, StrangerCallRate
+	// and StrangerCallBurst those of who shows no certificate, who is sent away
+	// after StrangerTime.
+	CallRate          = 200
+	CallBurst         = 400
+	StrangerCallRate  = 1
+	StrangerCallBurst = 5
+	StrangerTime      = time.Minute
+	// DefaultTokenLife and MaxTokenLife bound how long a token waits for its use.
+	DefaultTokenLife = time.Hour
+	MaxTokenLife     = 30 * 24 * time.Hour
+	// AuditSync is how often the audit log is made durable; changes of trust
+	// don't wait for it.
+	AuditSync = time.Second
 )
 
 var (
 	// A connection whose peer vanished is noticed within two minutes.
-	keepaliveParams = keepalive.ServerParameters{Time: 90 * time.Second, Timeout: 20 * time.Second}
+	// One that lives long is made anew, so that a balancer in between can move it.
+	keepaliveParams = keepalive.ServerParameters{
+		Time: 90 * time.Second, Timeout: 20 * time.Second,
+		MaxConnectionIdle: 3 * time.Hour, MaxConnectionAge: 12 * time.Hour, MaxConnectionAgeGrace: time.Hour,
+	}
 	keepalivePolicy = keepalive.EnforcementPolicy{MinTime: 20 * time.Second, PermitWithoutStream: true}
 )

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
+	"espalier/internal/audit"
 	"espalier/internal/desired"
 	espalierv1 "espalier/proto/espalier/v1"
 	"espalier/store"
@@ -25,9 +26,10 @@ import (
 // who, why, error.
 
 // logChange says in one line how a call that changes a set ended, and what head
-// the set has, or had.
+// the set has, or had, and records it.
 func (s *Server) logChange(ctx context.Context, call string, set desired.Name, why string, head desired.Head, err error, more ...any) {
 	why = why[:min(len(why), store.MaxWhyBytes)] // more is refused, but logged
+	_ = s.note(ctx, audit.Record{What: call, On: string(set), Epoch: epochOf(head), Revision: head.Number, Why: why}, err)
 	switch {
 	case err == nil:
 		args := []any{"set", set, "epoch", head.Epoch.String(), "revision", head.Number, "who", who(ctx), "why", why}
@@ -37,9 +39,24 @@ func (s *Server) logChange(ctx context.Context, call string, set desired.Name, w
 	}
 }
 
-// who returns who makes a call: the address of its machine, until peers prove
-// more of themselves.
+func epochOf(head desired.Head) string {
+	if head.Epoch.IsZero() {
+		return ""
+	}
+	return head.Epoch.String()
+}
+
+// who returns who makes a call: the bearer of the certificate or, without TLS,
+// the address of the machine.
 func who(ctx context.Context) string {
+	if c := callerOf(ctx); !c.IsZero() {
+		return c.String()
+	}
+	return addressOf(ctx)
+}
+
+// addressOf returns the address of the machine that a call comes from.
+func addressOf(ctx context.Context) string {
 	p, ok := peer.FromContext(ctx)
 	if !ok {
 		return ""

@@ -22,14 +22,14 @@ type operatorService struct {
 }
 
 // ListSets answers from the heads in memory.
-func (o operatorService) ListSets(_ context.Context, req *espalierv1.ListSetsRequest) (*espalierv1.ListSetsResponse, error) {
+func (o operatorService) ListSets(ctx context.Context, req *espalierv1.ListSetsRequest) (*espalierv1.ListSetsResponse, error) {
 	limit := math.MaxInt
 	if req.GetLimit() > 0 {
 		limit = int(min(req.GetLimit(), MaxListedSets))
 	}
 	resp := &espalierv1.ListSetsResponse{}
 	for _, h := range o.server.store.Heads() {
-		if string(h.Name) <= req.GetAfter() {
+		if string(h.Name) <= req.GetAfter() || !callerOf(ctx).mayUse(h.Name) {
 			continue
 		}
 		if resp.More = len(resp.Sets) == limit; resp.More {

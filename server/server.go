@@ -20,6 +20,7 @@ import (
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/reflection"
 
+	"espalier/internal/audit"
 	"espalier/internal/delta"
 	espalierv1 "espalier/proto/espalier/v1"
 	"espalier/store"
@@ -35,6 +36,11 @@ type Options struct {
 	// ScrubBytes is how many bytes of values a second the scrub reads; 0:
 	// DefaultScrubBytes, less than 0: no scrub.
 	ScrubBytes int
+	// Trust is how callers are known; nil: there is no TLS, and everybody may do
+	// everything.
+	Trust *Trust
+	// Audit is where changes are recorded; nil: nowhere.
+	Audit *audit.Log
 	// ScratchDir is where large uploads are put until they are whole; empty:
 	// the system's folder for temporary files.
 	ScratchDir string
@@ -46,6 +52,7 @@ type Server struct {
 	options Options
 	log     *slog.Logger
 	codec   *delta.Codec
+	guard   *guard // nil: there is no TLS
 }
 
 // New returns a Server of a store, which the caller closes after Run has
@@ -60,9 +67,18 @@ func New(s *store.Store, o Options) *Server {
 // up to StopTimeout. It returns once everything has stopped, nil after a clean
 // stop; l is closed.
 func (s *Server) Run(ctx context.Context, l net.Listener) error {
+	if trust := s.options.Trust; trust != nil { // else it listens on loopback
+		revoked, err := s.store.Revoked()
+		if err != nil { // whoever was revoked would be let in
+			return errors.Join(fmt.Errorf("read who is revoked: %w", err), l.Close())
+		}
+		s.guard = newGuard(trust.Credentials.ServerConfig(), revoked)
+		l = &door{Listener: l}
+	}
 	g := grpc.NewServer(s.serverOptions()...)
 	espalierv1.RegisterSyncServiceServer(g, syncService{server: s})
 	espalierv1.RegisterOperatorServiceServer(g, operatorService{server: s})
+	espalierv1.RegisterTrustServiceServer(g, trustService{server: s})
 	state := health.NewServer()
 	healthv1.RegisterHealthServer(g, state)
 	reflection.Register(g)
@@ -81,6 +97,7 @@ func (s *Server) Run(ctx context.Context, l net.Listener) error {
 		return nil
 	})
 	group.Go(func() error { return s.scrub(ctx) })
+	group.Go(func() error { return s.syncAudit(ctx) })
 	return group.Wait()
 }
 
@@ -110,9 +127,10 @@ func (s *Server) scrub(ctx context.Context) error {
 }
 
 func (s *Server) serverOptions() []grpc.ServerOption {
-	return []grpc.ServerOption{
-		grpc.UnaryInterceptor(s.logPoll),
-		grpc.StreamInterceptor(s.logPull),
+	options := []grpc.ServerOption{
+		grpc.ChainUnaryInterceptor(s.checkUnary, s.logPoll),
+		grpc.ChainStreamInterceptor(s.checkStream, s.logPull),
+		grpc.ConnectionTimeout(HandshakeTimeout),
 		grpc.StaticStreamWindowSize(StreamWindow),
 		grpc.StaticConnWindowSize(ConnWindow),
 		grpc.MaxRecvMsgSize(delta.MaxMessageBytes),
@@ -123,4 +141,8 @@ func (s *Server) serverOptions() []grpc.ServerOption {
 		grpc.KeepaliveParams(keepaliveParams),
 		grpc.KeepaliveEnforcementPolicy(keepalivePolicy),
 	}
+	if s.guard != nil {
+		options = append(options, grpc.Creds(s.guard))
+	}
+	return options
 }

@@ -36,6 +36,9 @@ func (s syncService) Poll(ctx context.Context, req *espalierv1.PollRequest) (*es
 	room := delta.InlineBytes
 	for i, h := range held {
 		head, err := s.server.store.Head(h.Name)
+		if !callerOf(ctx).mayUse(h.Name) {
+			err = errForeign(string(h.Name))
+		}
 		if err == nil && h.Current(head) {
 			continue
 		}

@@ -36,22 +36,27 @@ const floors = `
 
 	# The disk.
 	internal/spool:    merkle internal/desired OS
-	store:             merkle internal/desired BBOLT OS
+	store:             merkle internal/desired internal/durable BBOLT OS
+
+	# Who is who, and what was done.
+	internal/durable:  OS
+	internal/pki:      internal/desired internal/durable OS
+	internal/audit:    OS
 
 	# The wire: protobuf stops at wire, and at the handlers' first and last lines.
 	proto/espalier/v1: GRPC PROTOBUF
 	internal/wire:     merkle internal/desired internal/delta internal/spool store proto/espalier/v1 GRPC PROTOBUF
 
 	# The two ends, which know of each other only what crosses the wire.
-	server:            merkle internal/desired internal/delta internal/spool store internal/wire proto/espalier/v1 GRPC PROTOBUF OS
-	agent:             merkle internal/desired internal/delta store internal/wire proto/espalier/v1 GRPC PROTOBUF OS
+	server:            merkle internal/desired internal/delta internal/spool store internal/pki internal/audit internal/wire proto/espalier/v1 GRPC PROTOBUF OS
+	agent:             merkle internal/desired internal/delta internal/durable internal/pki store internal/wire proto/espalier/v1 GRPC PROTOBUF OS
 
 	# The publisher's side of a commit.
 	internal/publish:  merkle internal/desired internal/delta internal/spool store internal/wire proto/espalier/v1 GRPC OS
 
 	# The programs. bench has bbolt for the baseline that it measures against.
-	bench:             internal/desired internal/publish store server agent GRPC PROTOBUF BBOLT OS
-	internal/cli:      internal/desired internal/delta internal/publish store internal/wire server agent bench proto/espalier/v1 GRPC PROTOBUF OS
+	bench:             internal/desired internal/pki internal/publish store server agent GRPC PROTOBUF BBOLT OS
+	internal/cli:      internal/desired internal/delta internal/pki internal/audit internal/publish store internal/wire server agent bench proto/espalier/v1 GRPC PROTOBUF OS
 	cmd/espalier:      internal/cli bench OS
 
 	internal/arch:     -

@@ -117,11 +117,12 @@ func (a *Authority) Fingerprint() Fingerprint { return fingerprint(a.cert) }
 // Certificate returns the authority's own.
 func (a *Authority) Certificate() *x509.Certificate { return a.cert }
 
-// Sign returns a certificate for the key of a request, a DER-encoded PKCS #10,
-// that says id and what id's role may do. What the request asks for beyond its
-// key is ignored. The time of issue is now. An error that matches
-// desired.ErrInvalid is the requester's.
-func (a *Authority) Sign(request []byte, id Identity) (*x509.Certificate, error) {
+// CertificateRequest is a key that somebody has, and wants a certificate for.
+type CertificateRequest struct{ key crypto.PublicKey }
+
+// ParseRequest reads a DER-encoded PKCS #10, of which only the key counts: who
+// its bearer is, the authority says. An error matches desired.ErrInvalid.
+func ParseRequest(request []byte) (*CertificateRequest, error) {
 	if len(request) > MaxRequestBytes {
 		return nil, fmt.Errorf("%w certificate request: %d bytes, at most %d are allowed", desired.ErrInvalid, len(request), MaxRequestBytes)
 	}
@@ -141,7 +142,14 @@ func (a *Authority) Sign(request []byte, id Identity) (*x509.Certificate, error)
 	default:
 		return nil, fmt.Errorf("%w certificate request: its key is neither of P-256 nor of Ed25519", desired.ErrInvalid)
 	}
-	return a.issue(r.PublicKey, id)
+	return &CertificateRequest{key: r.PublicKey}, nil
+}
+
+// Sign returns a certificate for the key of a request that says id and what id's
+// role may do. The time of issue is now. An error that matches
+// desired.ErrInvalid is about id.
+func (a *Authority) Sign(r *CertificateRequest, id Identity) (*x509.Certificate, error) {
+	return a.issue(r.key, id)
 }
 
 // Life returns how long a certificate of the role is good.

@@ -190,7 +190,11 @@ func TestSignIgnoresWhatIsAskedFor(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cert, err := a.Sign(request, pki.Identity{Role: pki.RoleHost, Name: "web-01"})
+	parsed, err := pki.ParseRequest(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := a.Sign(parsed, pki.Identity{Role: pki.RoleHost, Name: "web-01"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -211,8 +215,8 @@ func TestSignIgnoresWhatIsAskedFor(t *testing.T) {
 		"a bad signature": append(bytes.Clone(request[:len(request)-1]), request[len(request)-1]^1),
 		"too much":        make([]byte, pki.MaxRequestBytes+1),
 	} {
-		if _, err := a.Sign(bad, pki.Identity{Role: pki.RoleHost, Name: "web-01"}); !errors.Is(err, desired.ErrInvalid) {
-			t.Errorf("%s: Sign = %v, want %v", name, err, desired.ErrInvalid)
+		if _, err := pki.ParseRequest(bad); !errors.Is(err, desired.ErrInvalid) {
+			t.Errorf("%s: ParseRequest = %v, want %v", name, err, desired.ErrInvalid)
 		}
 	}
 }
@@ -350,9 +354,13 @@ func FuzzSign(f *testing.F) {
 	}
 	f.Add(must(pki.Request(key)))
 	f.Fuzz(func(t *testing.T, request []byte) {
-		cert, err := a.Sign(request, pki.Identity{Role: pki.RoleHost, Name: "a"})
+		parsed, err := pki.ParseRequest(request)
 		if err != nil {
 			return
+		}
+		cert, err := a.Sign(parsed, pki.Identity{Role: pki.RoleHost, Name: "a"})
+		if err != nil {
+			t.Fatal(err)
 		}
 		if id, err := pki.IdentityOf(cert); err != nil || id.String() != "host/a" || cert.IsCA {
 			t.Errorf("it signed %v, %v", id, err)

@@ -42,6 +42,7 @@ var table = []struct {
 	{merkle.ErrTooWide, codes.OutOfRange, "TOO_WIDE"},
 	{ErrNoObject, codes.NotFound, "NO_OBJECT"},
 	{store.ErrNotFound, codes.NotFound, "NO_SET"},
+	{store.ErrNoToken, codes.Unauthenticated, "NO_TOKEN"},
 	{store.ErrForked, codes.FailedPrecondition, "FORKED"},
 	{store.ErrConflict, codes.FailedPrecondition, "CONFLICT"},
 	{store.ErrTooManyDeletes, codes.FailedPrecondition, "TOO_MANY_DELETES"},

@@ -2649,6 +2649,526 @@ func (x *CheckReport) GetDetails() []string {
 	return nil
 }
 
+type EnrollRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Secret        []byte                 `protobuf:"bytes,1,opt,name=secret,proto3" json:"secret,omitempty"`   // of the token
+	Request       []byte                 `protobuf:"bytes,2,opt,name=request,proto3" json:"request,omitempty"` // PKCS #10, DER; only its key counts
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EnrollRequest) Reset() {
+	*x = EnrollRequest{}
+	mi := &file_espalier_v1_espalier_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EnrollRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EnrollRequest) ProtoMessage() {}
+
+func (x *EnrollRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_espalier_v1_espalier_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EnrollRequest.ProtoReflect.Descriptor instead.
+func (*EnrollRequest) Descriptor() ([]byte, []int) {
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *EnrollRequest) GetSecret() []byte {
+	if x != nil {
+		return x.Secret
+	}
+	return nil
+}
+
+func (x *EnrollRequest) GetRequest() []byte {
+	if x != nil {
+		return x.Request
+	}
+	return nil
+}
+
+type EnrollResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Certificate   []byte                 `protobuf:"bytes,1,opt,name=certificate,proto3" json:"certificate,omitempty"` // X.509, DER
+	Authority     []byte                 `protobuf:"bytes,2,opt,name=authority,proto3" json:"authority,omitempty"`     // the authority's
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EnrollResponse) Reset() {
+	*x = EnrollResponse{}
+	mi := &file_espalier_v1_espalier_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EnrollResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EnrollResponse) ProtoMessage() {}
+
+func (x *EnrollResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_espalier_v1_espalier_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EnrollResponse.ProtoReflect.Descriptor instead.
+func (*EnrollResponse) Descriptor() ([]byte, []int) {
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *EnrollResponse) GetCertificate() []byte {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+func (x *EnrollResponse) GetAuthority() []byte {
+	if x != nil {
+		return x.Authority
+	}
+	return nil
+}
+
+type RenewCertificateRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Request       []byte                 `protobuf:"bytes,1,opt,name=request,proto3" json:"request,omitempty"` // PKCS #10, DER; only its key counts
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenewCertificateRequest) Reset() {
+	*x = RenewCertificateRequest{}
+	mi := &file_espalier_v1_espalier_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenewCertificateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenewCertificateRequest) ProtoMessage() {}
+
+func (x *RenewCertificateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_espalier_v1_espalier_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenewCertificateRequest.ProtoReflect.Descriptor instead.
+func (*RenewCertificateRequest) Descriptor() ([]byte, []int) {
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *RenewCertificateRequest) GetRequest() []byte {
+	if x != nil {
+		return x.Request
+	}
+	return nil
+}
+
+type RenewCertificateResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Certificate   []byte                 `protobuf:"bytes,1,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	Authority     []byte                 `protobuf:"bytes,2,opt,name=authority,proto3" json:"authority,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenewCertificateResponse) Reset() {
+	*x = RenewCertificateResponse{}
+	mi := &file_espalier_v1_espalier_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenewCertificateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenewCertificateResponse) ProtoMessage() {}
+
+func (x *RenewCertificateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_espalier_v1_espalier_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenewCertificateResponse.ProtoReflect.Descriptor instead.
+func (*RenewCertificateResponse) Descriptor() ([]byte, []int) {
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *RenewCertificateResponse) GetCertificate() []byte {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+func (x *RenewCertificateResponse) GetAuthority() []byte {
+	if x != nil {
+		return x.Authority
+	}
+	return nil
+}
+
+type CreateTokenRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Role          string                 `protobuf:"bytes,1,opt,name=role,proto3" json:"role,omitempty"`                                // host, admin, writer or reader
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`                                // of the host or operator
+	Sets          []string               `protobuf:"bytes,3,rep,name=sets,proto3" json:"sets,omitempty"`                                // of a writer or reader: patterns; none: all sets
+	TtlSeconds    uint32                 `protobuf:"varint,4,opt,name=ttl_seconds,json=ttlSeconds,proto3" json:"ttl_seconds,omitempty"` // 0: an hour
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateTokenRequest) Reset() {
+	*x = CreateTokenRequest{}
+	mi := &file_espalier_v1_espalier_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateTokenRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateTokenRequest) ProtoMessage() {}
+
+func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_espalier_v1_espalier_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateTokenRequest.ProtoReflect.Descriptor instead.
+func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *CreateTokenRequest) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *CreateTokenRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CreateTokenRequest) GetSets() []string {
+	if x != nil {
+		return x.Sets
+	}
+	return nil
+}
+
+func (x *CreateTokenRequest) GetTtlSeconds() uint32 {
+	if x != nil {
+		return x.TtlSeconds
+	}
+	return 0
+}
+
+type CreateTokenResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Secret        []byte                 `protobuf:"bytes,1,opt,name=secret,proto3" json:"secret,omitempty"`
+	Authority     []byte                 `protobuf:"bytes,2,opt,name=authority,proto3" json:"authority,omitempty"` // the SHA-256 digest of the authority's certificate
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateTokenResponse) Reset() {
+	*x = CreateTokenResponse{}
+	mi := &file_espalier_v1_espalier_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateTokenResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateTokenResponse) ProtoMessage() {}
+
+func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_espalier_v1_espalier_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateTokenResponse.ProtoReflect.Descriptor instead.
+func (*CreateTokenResponse) Descriptor() ([]byte, []int) {
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *CreateTokenResponse) GetSecret() []byte {
+	if x != nil {
+		return x.Secret
+	}
+	return nil
+}
+
+func (x *CreateTokenResponse) GetAuthority() []byte {
+	if x != nil {
+		return x.Authority
+	}
+	return nil
+}
+
+type RevokeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Role          string                 `protobuf:"bytes,1,opt,name=role,proto3" json:"role,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Why           string                 `protobuf:"bytes,3,opt,name=why,proto3" json:"why,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeRequest) Reset() {
+	*x = RevokeRequest{}
+	mi := &file_espalier_v1_espalier_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeRequest) ProtoMessage() {}
+
+func (x *RevokeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_espalier_v1_espalier_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeRequest.ProtoReflect.Descriptor instead.
+func (*RevokeRequest) Descriptor() ([]byte, []int) {
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *RevokeRequest) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *RevokeRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RevokeRequest) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+type RevokeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Connections   uint32                 `protobuf:"varint,1,opt,name=connections,proto3" json:"connections,omitempty"` // that were ended
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeResponse) Reset() {
+	*x = RevokeResponse{}
+	mi := &file_espalier_v1_espalier_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeResponse) ProtoMessage() {}
+
+func (x *RevokeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_espalier_v1_espalier_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeResponse.ProtoReflect.Descriptor instead.
+func (*RevokeResponse) Descriptor() ([]byte, []int) {
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *RevokeResponse) GetConnections() uint32 {
+	if x != nil {
+		return x.Connections
+	}
+	return 0
+}
+
+type AuditRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	After         uint64                 `protobuf:"varint,1,opt,name=after,proto3" json:"after,omitempty"` // only records of a higher number
+	Limit         uint64                 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"` // the most records, the latest; 0: all
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditRequest) Reset() {
+	*x = AuditRequest{}
+	mi := &file_espalier_v1_espalier_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditRequest) ProtoMessage() {}
+
+func (x *AuditRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_espalier_v1_espalier_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditRequest.ProtoReflect.Descriptor instead.
+func (*AuditRequest) Descriptor() ([]byte, []int) {
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *AuditRequest) GetAfter() uint64 {
+	if x != nil {
+		return x.After
+	}
+	return 0
+}
+
+func (x *AuditRequest) GetLimit() uint64 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+type AuditResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Records       [][]byte               `protobuf:"bytes,1,rep,name=records,proto3" json:"records,omitempty"` // JSON, a document each
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditResponse) Reset() {
+	*x = AuditResponse{}
+	mi := &file_espalier_v1_espalier_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditResponse) ProtoMessage() {}
+
+func (x *AuditResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_espalier_v1_espalier_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditResponse.ProtoReflect.Descriptor instead.
+func (*AuditResponse) Descriptor() ([]byte, []int) {
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *AuditResponse) GetRecords() [][]byte {
+	if x != nil {
+		return x.Records
+	}
+	return nil
+}
+
 var File_espalier_v1_espalier_proto protoreflect.FileDescriptor
 
 const file_espalier_v1_espalier_proto_rawDesc = "" +
@@ -2826,7 +3346,38 @@ const file_espalier_v1_espalier_proto_rawDesc = "" +
 	"\vCheckReport\x12%\n" +
 	"\x04head\x18\x01 \x01(\v2\x11.espalier.v1.HeadR\x04head\x12\x1a\n" +
 	"\bproblems\x18\x02 \x01(\x04R\bproblems\x12\x18\n" +
-	"\adetails\x18\x03 \x03(\tR\adetails*|\n" +
+	"\adetails\x18\x03 \x03(\tR\adetails\"A\n" +
+	"\rEnrollRequest\x12\x16\n" +
+	"\x06secret\x18\x01 \x01(\fR\x06secret\x12\x18\n" +
+	"\arequest\x18\x02 \x01(\fR\arequest\"P\n" +
+	"\x0eEnrollResponse\x12 \n" +
+	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12\x1c\n" +
+	"\tauthority\x18\x02 \x01(\fR\tauthority\"3\n" +
+	"\x17RenewCertificateRequest\x12\x18\n" +
+	"\arequest\x18\x01 \x01(\fR\arequest\"Z\n" +
+	"\x18RenewCertificateResponse\x12 \n" +
+	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12\x1c\n" +
+	"\tauthority\x18\x02 \x01(\fR\tauthority\"q\n" +
+	"\x12CreateTokenRequest\x12\x12\n" +
+	"\x04role\x18\x01 \x01(\tR\x04role\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
+	"\x04sets\x18\x03 \x03(\tR\x04sets\x12\x1f\n" +
+	"\vttl_seconds\x18\x04 \x01(\rR\n" +
+	"ttlSeconds\"K\n" +
+	"\x13CreateTokenResponse\x12\x16\n" +
+	"\x06secret\x18\x01 \x01(\fR\x06secret\x12\x1c\n" +
+	"\tauthority\x18\x02 \x01(\fR\tauthority\"I\n" +
+	"\rRevokeRequest\x12\x12\n" +
+	"\x04role\x18\x01 \x01(\tR\x04role\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
+	"\x03why\x18\x03 \x01(\tR\x03why\"2\n" +
+	"\x0eRevokeResponse\x12 \n" +
+	"\vconnections\x18\x01 \x01(\rR\vconnections\":\n" +
+	"\fAuditRequest\x12\x14\n" +
+	"\x05after\x18\x01 \x01(\x04R\x05after\x12\x14\n" +
+	"\x05limit\x18\x02 \x01(\x04R\x05limit\")\n" +
+	"\rAuditResponse\x12\x18\n" +
+	"\arecords\x18\x01 \x03(\fR\arecords*|\n" +
 	"\bPullMode\x12\x19\n" +
 	"\x15PULL_MODE_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fPULL_MODE_SINCE\x10\x01\x12\x15\n" +
@@ -2847,7 +3398,13 @@ const file_espalier_v1_espalier_proto_rawDesc = "" +
 	"\tDeleteSet\x12\x1d.espalier.v1.DeleteSetRequest\x1a\x1e.espalier.v1.DeleteSetResponse\x12>\n" +
 	"\x05Renew\x12\x19.espalier.v1.RenewRequest\x1a\x1a.espalier.v1.RenewResponse\x12D\n" +
 	"\aCompact\x12\x1b.espalier.v1.CompactRequest\x1a\x1c.espalier.v1.CompactResponse\x12@\n" +
-	"\x05Check\x12\x19.espalier.v1.CheckRequest\x1a\x1a.espalier.v1.CheckResponse0\x01B'Z%espalier/proto/espalier/v1;espalierv1b\x06proto3"
+	"\x05Check\x12\x19.espalier.v1.CheckRequest\x1a\x1a.espalier.v1.CheckResponse0\x012\x89\x03\n" +
+	"\fTrustService\x12A\n" +
+	"\x06Enroll\x12\x1a.espalier.v1.EnrollRequest\x1a\x1b.espalier.v1.EnrollResponse\x12_\n" +
+	"\x10RenewCertificate\x12$.espalier.v1.RenewCertificateRequest\x1a%.espalier.v1.RenewCertificateResponse\x12P\n" +
+	"\vCreateToken\x12\x1f.espalier.v1.CreateTokenRequest\x1a .espalier.v1.CreateTokenResponse\x12A\n" +
+	"\x06Revoke\x12\x1a.espalier.v1.RevokeRequest\x1a\x1b.espalier.v1.RevokeResponse\x12@\n" +
+	"\x05Audit\x12\x19.espalier.v1.AuditRequest\x1a\x1a.espalier.v1.AuditResponse0\x01B'Z%espalier/proto/espalier/v1;espalierv1b\x06proto3"
 
 var (
 	file_espalier_v1_espalier_proto_rawDescOnce sync.Once
@@ -2862,51 +3419,61 @@ func file_espalier_v1_espalier_proto_rawDescGZIP() []byte {
 }
 
 var file_espalier_v1_espalier_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_espalier_v1_espalier_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
+var file_espalier_v1_espalier_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
 var file_espalier_v1_espalier_proto_goTypes = []any{
-	(PullMode)(0),               // 0: espalier.v1.PullMode
-	(SetAnswer_Status)(0),       // 1: espalier.v1.SetAnswer.Status
-	(*Position)(nil),            // 2: espalier.v1.Position
-	(*Head)(nil),                // 3: espalier.v1.Head
-	(*PollRequest)(nil),         // 4: espalier.v1.PollRequest
-	(*HeldSet)(nil),             // 5: espalier.v1.HeldSet
-	(*PollResponse)(nil),        // 6: espalier.v1.PollResponse
-	(*SetAnswer)(nil),           // 7: espalier.v1.SetAnswer
-	(*PullRequest)(nil),         // 8: espalier.v1.PullRequest
-	(*PullOpen)(nil),            // 9: espalier.v1.PullOpen
-	(*PullResponse)(nil),        // 10: espalier.v1.PullResponse
-	(*PullBegin)(nil),           // 11: espalier.v1.PullBegin
-	(*PullDigests)(nil),         // 12: espalier.v1.PullDigests
-	(*PullBatch)(nil),           // 13: espalier.v1.PullBatch
-	(*PullEnd)(nil),             // 14: espalier.v1.PullEnd
-	(*ListSetsRequest)(nil),     // 15: espalier.v1.ListSetsRequest
-	(*ListSetsResponse)(nil),    // 16: espalier.v1.ListSetsResponse
-	(*SetInfo)(nil),             // 17: espalier.v1.SetInfo
-	(*GetHeadRequest)(nil),      // 18: espalier.v1.GetHeadRequest
-	(*GetHeadResponse)(nil),     // 19: espalier.v1.GetHeadResponse
-	(*LogRequest)(nil),          // 20: espalier.v1.LogRequest
-	(*LogResponse)(nil),         // 21: espalier.v1.LogResponse
-	(*LogEntry)(nil),            // 22: espalier.v1.LogEntry
-	(*GetObjectRequest)(nil),    // 23: espalier.v1.GetObjectRequest
-	(*GetObjectResponse)(nil),   // 24: espalier.v1.GetObjectResponse
-	(*ListObjectsRequest)(nil),  // 25: espalier.v1.ListObjectsRequest
-	(*ListObjectsResponse)(nil), // 26: espalier.v1.ListObjectsResponse
-	(*MatchRequest)(nil),        // 27: espalier.v1.MatchRequest
-	(*MatchResponse)(nil),       // 28: espalier.v1.MatchResponse
-	(*CommitRequest)(nil),       // 29: espalier.v1.CommitRequest
-	(*CommitTerms)(nil),         // 30: espalier.v1.CommitTerms
-	(*Restore)(nil),             // 31: espalier.v1.Restore
-	(*DeleteLimit)(nil),         // 32: espalier.v1.DeleteLimit
-	(*CommitResponse)(nil),      // 33: espalier.v1.CommitResponse
-	(*DeleteSetRequest)(nil),    // 34: espalier.v1.DeleteSetRequest
-	(*DeleteSetResponse)(nil),   // 35: espalier.v1.DeleteSetResponse
-	(*RenewRequest)(nil),        // 36: espalier.v1.RenewRequest
-	(*RenewResponse)(nil),       // 37: espalier.v1.RenewResponse
-	(*CompactRequest)(nil),      // 38: espalier.v1.CompactRequest
-	(*CompactResponse)(nil),     // 39: espalier.v1.CompactResponse
-	(*CheckRequest)(nil),        // 40: espalier.v1.CheckRequest
-	(*CheckResponse)(nil),       // 41: espalier.v1.CheckResponse
-	(*CheckReport)(nil),         // 42: espalier.v1.CheckReport
+	(PullMode)(0),                    // 0: espalier.v1.PullMode
+	(SetAnswer_Status)(0),            // 1: espalier.v1.SetAnswer.Status
+	(*Position)(nil),                 // 2: espalier.v1.Position
+	(*Head)(nil),                     // 3: espalier.v1.Head
+	(*PollRequest)(nil),              // 4: espalier.v1.PollRequest
+	(*HeldSet)(nil),                  // 5: espalier.v1.HeldSet
+	(*PollResponse)(nil),             // 6: espalier.v1.PollResponse
+	(*SetAnswer)(nil),                // 7: espalier.v1.SetAnswer
+	(*PullRequest)(nil),              // 8: espalier.v1.PullRequest
+	(*PullOpen)(nil),                 // 9: espalier.v1.PullOpen
+	(*PullResponse)(nil),             // 10: espalier.v1.PullResponse
+	(*PullBegin)(nil),                // 11: espalier.v1.PullBegin
+	(*PullDigests)(nil),              // 12: espalier.v1.PullDigests
+	(*PullBatch)(nil),                // 13: espalier.v1.PullBatch
+	(*PullEnd)(nil),                  // 14: espalier.v1.PullEnd
+	(*ListSetsRequest)(nil),          // 15: espalier.v1.ListSetsRequest
+	(*ListSetsResponse)(nil),         // 16: espalier.v1.ListSetsResponse
+	(*SetInfo)(nil),                  // 17: espalier.v1.SetInfo
+	(*GetHeadRequest)(nil),           // 18: espalier.v1.GetHeadRequest
+	(*GetHeadResponse)(nil),          // 19: espalier.v1.GetHeadResponse
+	(*LogRequest)(nil),               // 20: espalier.v1.LogRequest
+	(*LogResponse)(nil),              // 21: espalier.v1.LogResponse
+	(*LogEntry)(nil),                 // 22: espalier.v1.LogEntry
+	(*GetObjectRequest)(nil),         // 23: espalier.v1.GetObjectRequest
+	(*GetObjectResponse)(nil),        // 24: espalier.v1.GetObjectResponse
+	(*ListObjectsRequest)(nil),       // 25: espalier.v1.ListObjectsRequest
+	(*ListObjectsResponse)(nil),      // 26: espalier.v1.ListObjectsResponse
+	(*MatchRequest)(nil),             // 27: espalier.v1.MatchRequest
+	(*MatchResponse)(nil),            // 28: espalier.v1.MatchResponse
+	(*CommitRequest)(nil),            // 29: espalier.v1.CommitRequest
+	(*CommitTerms)(nil),              // 30: espalier.v1.CommitTerms
+	(*Restore)(nil),                  // 31: espalier.v1.Restore
+	(*DeleteLimit)(nil),              // 32: espalier.v1.DeleteLimit
+	(*CommitResponse)(nil),           // 33: espalier.v1.CommitResponse
+	(*DeleteSetRequest)(nil),         // 34: espalier.v1.DeleteSetRequest
+	(*DeleteSetResponse)(nil),        // 35: espalier.v1.DeleteSetResponse
+	(*RenewRequest)(nil),             // 36: espalier.v1.RenewRequest
+	(*RenewResponse)(nil),            // 37: espalier.v1.RenewResponse
+	(*CompactRequest)(nil),           // 38: espalier.v1.CompactRequest
+	(*CompactResponse)(nil),          // 39: espalier.v1.CompactResponse
+	(*CheckRequest)(nil),             // 40: espalier.v1.CheckRequest
+	(*CheckResponse)(nil),            // 41: espalier.v1.CheckResponse
+	(*CheckReport)(nil),              // 42: espalier.v1.CheckReport
+	(*EnrollRequest)(nil),            // 43: espalier.v1.EnrollRequest
+	(*EnrollResponse)(nil),           // 44: espalier.v1.EnrollResponse
+	(*RenewCertificateRequest)(nil),  // 45: espalier.v1.RenewCertificateRequest
+	(*RenewCertificateResponse)(nil), // 46: espalier.v1.RenewCertificateResponse
+	(*CreateTokenRequest)(nil),       // 47: espalier.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),      // 48: espalier.v1.CreateTokenResponse
+	(*RevokeRequest)(nil),            // 49: espalier.v1.RevokeRequest
+	(*RevokeResponse)(nil),           // 50: espalier.v1.RevokeResponse
+	(*AuditRequest)(nil),             // 51: espalier.v1.AuditRequest
+	(*AuditResponse)(nil),            // 52: espalier.v1.AuditResponse
 }
 var file_espalier_v1_espalier_proto_depIdxs = []int32{
 	2,  // 0: espalier.v1.Head.position:type_name -> espalier.v1.Position
@@ -2955,21 +3522,31 @@ var file_espalier_v1_espalier_proto_depIdxs = []int32{
 	36, // 43: espalier.v1.OperatorService.Renew:input_type -> espalier.v1.RenewRequest
 	38, // 44: espalier.v1.OperatorService.Compact:input_type -> espalier.v1.CompactRequest
 	40, // 45: espalier.v1.OperatorService.Check:input_type -> espalier.v1.CheckRequest
-	6,  // 46: espalier.v1.SyncService.Poll:output_type -> espalier.v1.PollResponse
-	10, // 47: espalier.v1.SyncService.Pull:output_type -> espalier.v1.PullResponse
-	16, // 48: espalier.v1.OperatorService.ListSets:output_type -> espalier.v1.ListSetsResponse
-	19, // 49: espalier.v1.OperatorService.GetHead:output_type -> espalier.v1.GetHeadResponse
-	21, // 50: espalier.v1.OperatorService.Log:output_type -> espalier.v1.LogResponse
-	24, // 51: espalier.v1.OperatorService.GetObject:output_type -> espalier.v1.GetObjectResponse
-	26, // 52: espalier.v1.OperatorService.ListObjects:output_type -> espalier.v1.ListObjectsResponse
-	28, // 53: espalier.v1.OperatorService.Match:output_type -> espalier.v1.MatchResponse
-	33, // 54: espalier.v1.OperatorService.Commit:output_type -> espalier.v1.CommitResponse
-	35, // 55: espalier.v1.OperatorService.DeleteSet:output_type -> espalier.v1.DeleteSetResponse
-	37, // 56: espalier.v1.OperatorService.Renew:output_type -> espalier.v1.RenewResponse
-	39, // 57: espalier.v1.OperatorService.Compact:output_type -> espalier.v1.CompactResponse
-	41, // 58: espalier.v1.OperatorService.Check:output_type -> espalier.v1.CheckResponse
-	46, // [46:59] is the sub-list for method output_type
-	33, // [33:46] is the sub-list for method input_type
+	43, // 46: espalier.v1.TrustService.Enroll:input_type -> espalier.v1.EnrollRequest
+	45, // 47: espalier.v1.TrustService.RenewCertificate:input_type -> espalier.v1.RenewCertificateRequest
+	47, // 48: espalier.v1.TrustService.CreateToken:input_type -> espalier.v1.CreateTokenRequest
+	49, // 49: espalier.v1.TrustService.Revoke:input_type -> espalier.v1.RevokeRequest
+	51, // 50: espalier.v1.TrustService.Audit:input_type -> espalier.v1.AuditRequest
+	6,  // 51: espalier.v1.SyncService.Poll:output_type -> espalier.v1.PollResponse
+	10, // 52: espalier.v1.SyncService.Pull:output_type -> espalier.v1.PullResponse
+	16, // 53: espalier.v1.OperatorService.ListSets:output_type -> espalier.v1.ListSetsResponse
+	19, // 54: espalier.v1.OperatorService.GetHead:output_type -> espalier.v1.GetHeadResponse
+	21, // 55: espalier.v1.OperatorService.Log:output_type -> espalier.v1.LogResponse
+	24, // 56: espalier.v1.OperatorService.GetObject:output_type -> espalier.v1.GetObjectResponse
+	26, // 57: espalier.v1.OperatorService.ListObjects:output_type -> espalier.v1.ListObjectsResponse
+	28, // 58: espalier.v1.OperatorService.Match:output_type -> espalier.v1.MatchResponse
+	33, // 59: espalier.v1.OperatorService.Commit:output_type -> espalier.v1.CommitResponse
+	35, // 60: espalier.v1.OperatorService.DeleteSet:output_type -> espalier.v1.DeleteSetResponse
+	37, // 61: espalier.v1.OperatorService.Renew:output_type -> espalier.v1.RenewResponse
+	39, // 62: espalier.v1.OperatorService.Compact:output_type -> espalier.v1.CompactResponse
+	41, // 63: espalier.v1.OperatorService.Check:output_type -> espalier.v1.CheckResponse
+	44, // 64: espalier.v1.TrustService.Enroll:output_type -> espalier.v1.EnrollResponse
+	46, // 65: espalier.v1.TrustService.RenewCertificate:output_type -> espalier.v1.RenewCertificateResponse
+	48, // 66: espalier.v1.TrustService.CreateToken:output_type -> espalier.v1.CreateTokenResponse
+	50, // 67: espalier.v1.TrustService.Revoke:output_type -> espalier.v1.RevokeResponse
+	52, // 68: espalier.v1.TrustService.Audit:output_type -> espalier.v1.AuditResponse
+	51, // [51:69] is the sub-list for method output_type
+	33, // [33:51] is the sub-list for method input_type
 	33, // [33:33] is the sub-list for extension type_name
 	33, // [33:33] is the sub-list for extension extendee
 	0,  // [0:33] is the sub-list for field type_name
@@ -2997,9 +3574,9 @@ func file_espalier_v1_espalier_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_espalier_v1_espalier_proto_rawDesc), len(file_espalier_v1_espalier_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   41,
+			NumMessages:   51,
 			NumExtensions: 0,
-			NumServices:   2,
+			NumServices:   3,
 		},
 		GoTypes:           file_espalier_v1_espalier_proto_goTypes,
 		DependencyIndexes: file_espalier_v1_espalier_proto_depIdxs,

@@ -1,0 +1,228 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"espalier/internal/audit"
+	"espalier/internal/desired"
+	"espalier/internal/pki"
+	"espalier/internal/wire"
+	espalierv1 "espalier/proto/espalier/v1"
+)
+
+// Trust is how a server knows who calls, and proves who it is.
+type Trust struct {
+	// Credentials are the server's own.
+	Credentials *pki.Holder
+	// Authority signs what it issues; nil: certificates come from elsewhere, and
+	// there are no tokens.
+	Authority *pki.Authority
+}
+
+// trustService says who may take part.
+type trustService struct {
+	espalierv1.UnimplementedTrustServiceServer
+	server *Server
+}
+
+// grant is what a token is good for, as the store keeps it.
+type grant struct {
+	Role pki.Role     `json:"role"`
+	Name desired.Name `json:"name"`
+	Sets []string     `json:"sets,omitempty"`
+}
+
+func (g grant) identity() pki.Identity { return pki.Identity{Role: g.Role, Name: g.Name, Sets: g.Sets} }
+
+var errNoAuthority = status.Error(codes.Unimplemented, "this server signs no certificates: it runs with --insecure, or with certificates of your own")
+
+func (t trustService) authority() (*pki.Authority, error) {
+	if trust := t.server.options.Trust; trust != nil && trust.Authority != nil {
+		return trust.Authority, nil
+	}
+	return nil, errNoAuthority
+}
+
+func (t trustService) CreateToken(ctx context.Context, req *espalierv1.CreateTokenRequest) (*espalierv1.CreateTokenResponse, error) {
+	a, err := t.authority()
+	if err != nil {
+		return nil, err
+	}
+	g := grant{Role: pki.Role(req.GetRole()), Name: desired.Name(req.GetName()), Sets: req.GetSets()}
+	ttl := time.Duration(req.GetTtlSeconds()) * time.Second
+	if ttl == 0 {
+		ttl = DefaultTokenLife
+	}
+	err = g.identity().Check()
+	switch {
+	case err != nil:
+	case g.Role == pki.RoleServer:
+		err = fmt.Errorf("%w token: a server makes its own certificate", desired.ErrInvalid)
+	case ttl > MaxTokenLife:
+		err = fmt.Errorf("%w token: it may live for %v at most", desired.ErrInvalid, MaxTokenLife)
+	}
+	if err != nil {
+		return nil, wire.ToStatus(err)
+	}
+	token := a.NewToken()
+	encoded, err := json.Marshal(g)
+	if err == nil {
+		err = t.server.store.PutToken(token.Hash(), encoded, time.Now().Add(ttl))
+	}
+	if err := t.server.record(ctx, audit.Record{What: "create token", On: g.identity().String(), Why: fmt.Sprint("good for ", ttl)}, err); err != nil {
+		return nil, wire.ToStatus(err)
+	}
+	return &espalierv1.CreateTokenResponse{Secret: token.Secret[:], Authority: token.Authority[:]}, nil
+}
+
+func (t trustService) Enroll(ctx context.Context, req *espalierv1.EnrollRequest) (*espalierv1.EnrollResponse, error) {
+	a, err := t.authority()
+	if err != nil {
+		return nil, err
+	}
+	request, err := pki.ParseRequest(req.GetRequest()) // before the token is used up
+	if err != nil {
+		return nil, wire.ToStatus(err)
+	}
+	encoded, err := t.server.store.TakeToken(pki.HashSecret(req.GetSecret()))
+	if err != nil {
+		_ = t.server.record(ctx, audit.Record{What: "enroll"}, err)
+		return nil, wire.ToStatus(err)
+	}
+	var g grant
+	if err := json.Unmarshal(encoded, &g); err != nil {
+		return nil, wire.ToStatus(fmt.Errorf("token: %w", err))
+	}
+	cert, err := a.Sign(request, g.identity())
+	if err := t.server.record(ctx, audit.Record{What: "enroll", On: g.identity().String()}, err); err != nil {
+		return nil, wire.ToStatus(err)
+	}
+	return &espalierv1.EnrollResponse{Certificate: cert.Raw, Authority: a.Certificate().Raw}, nil
+}
+
+// RenewCertificate is not audited: every host does it twice a day, and it
+// changes nothing of who may do what.
+func (t trustService) RenewCertificate(ctx context.Context, req *espalierv1.RenewCertificateRequest) (*espalierv1.RenewCertificateResponse, error) {
+	a, err := t.authority()
+	if err != nil {
+		return nil, err
+	}
+	request, err := pki.ParseRequest(req.GetRequest())
+	if err != nil {
+		return nil, wire.ToStatus(err)
+	}
+	cert, err := a.Sign(request, callerOf(ctx).Identity)
+	if err != nil {
+		return nil, wire.ToStatus(err)
+	}
+	return &espalierv1.RenewCertificateResponse{Certificate: cert.Raw, Authority: a.Certificate().Raw}, nil
+}
+
+func (t trustService) Revoke(ctx context.Context, req *espalierv1.RevokeRequest) (*espalierv1.RevokeResponse, error) {
+	if t.server.guard == nil {
+		return nil, errNoAuthority
+	}
+	id := pki.Identity{Role: pki.Role(req.GetRole()), Name: desired.Name(req.GetName())}
+	if err := id.Check(); err != nil {
+		return nil, wire.ToStatus(err)
+	}
+	now := time.Now()
+	err := t.server.store.Revoke(id.String(), now)
+	ended := 0
+	if err == nil {
+		ended = t.server.guard.revoke(id.String(), now)
+	}
+	if err := t.server.record(ctx, audit.Record{What: "revoke", On: id.String(), Why: req.GetWhy()}, err); err != nil {
+		return nil, wire.ToStatus(err)
+	}
+	return &espalierv1.RevokeResponse{Connections: uint32(ended)}, nil
+}
+
+// auditPage is how many records go into a message.
+const auditPage = 64
+
+func (t trustService) Audit(req *espalierv1.AuditRequest, stream espalierv1.TrustService_AuditServer) error {
+	log := t.server.options.Audit
+	if log == nil {
+		return status.Error(codes.Unimplemented, "this server keeps no audit log")
+	}
+	after := req.GetAfter()
+	if last := log.Last(); req.GetLimit() > 0 && req.GetLimit() < last {
+		after = max(after, last-req.GetLimit())
+	}
+	resp := &espalierv1.AuditResponse{}
+	err := log.Read(func(line []byte, r audit.Record) error {
+		if r.Number <= after {
+			return stream.Context().Err()
+		}
+		resp.Records = append(resp.Records, append([]byte(nil), line...))
+		if len(resp.Records) < auditPage {
+			return nil
+		}
+		err := stream.Send(resp)
+		resp = &espalierv1.AuditResponse{}
+		return err
+	})
+	if len(resp.Records) > 0 {
+		err = errors.Join(err, stream.Send(resp))
+	}
+	return wire.ToStatus(err)
+}
+
+// record writes r to the audit log, durably, with who makes the call and err,
+// how it ended, which it returns. What can't be recorded has failed.
+func (s *Server) record(ctx context.Context, r audit.Record, err error) error {
+	if err := s.note(ctx, r, err); err != nil {
+		return err
+	}
+	if log := s.options.Audit; log != nil {
+		if e := log.Sync(); e != nil {
+			return errors.Join(err, e)
+		}
+	}
+	return err
+}
+
+// note is record without waiting for the disk: a timer sees to that.
+func (s *Server) note(ctx context.Context, r audit.Record, err error) error {
+	log := s.options.Audit
+	if log == nil {
+		return err
+	}
+	r.Who, r.From = callerOf(ctx).String(), addressOf(ctx)
+	if err != nil {
+		r.Error = fmt.Sprintf("%.1000s", err)
+	}
+	if e := log.Append(r); e != nil {
+		s.log.Error("the audit log can't be written", "error", e)
+		return errors.Join(err, e)
+	}
+	return err
+}
+
+// syncAudit makes the audit log durable now and then.
+func (s *Server) syncAudit(ctx context.Context) error {
+	log := s.options.Audit
+	if log == nil {
+		return nil
+	}
+	t := time.NewTicker(AuditSync)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+			if err := log.Sync(); err != nil {
+				s.log.Error("the audit log can't be written", "error", err)
+			}
+		}
+	}
+}
