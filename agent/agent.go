@@ -33,7 +33,8 @@ type Options struct {
 	Dir string
 	// Server is the orchestrator's address, host:port. Required.
 	Server string
-	// Credentials secure the connection; nil: none do.
+	// Credentials secure the connection; nil: those that Join left in Dir, which
+	// have to be Host's, and are renewed in time.
 	Credentials credentials.TransportCredentials
 	// Interval is the time between polls; 0: what the server says.
 	Interval time.Duration
@@ -55,6 +56,7 @@ type Agent struct {
 	codec    *delta.Codec
 	lock     io.Closer
 	mirrors  []*mirror
+	identity *identity // nil: Options.Credentials are used
 	conn     *grpc.ClientConn
 	client   espalierv1.SyncServiceClient
 	traffic  traffic
@@ -114,11 +116,26 @@ func (a *Agent) open() (err error) {
 		}
 		a.mirrors = append(a.mirrors, &mirror{Mirror: m, name: name})
 	}
-	if a.conn, err = dial(a.options, &a.traffic); err != nil {
+	if a.options.Credentials == nil {
+		if a.identity, err = openIdentity(&a.options); err != nil {
+			return err
+		}
+		a.options.Credentials = credentials.NewTLS(a.identity.holder.ClientConfig())
+	}
+	return a.redial()
+}
+
+// redial prepares a new connection, in the place of an older one.
+func (a *Agent) redial() error {
+	conn, err := dial(a.options, &a.traffic)
+	if err != nil {
 		return err
 	}
-	a.client = espalierv1.NewSyncServiceClient(a.conn)
-	return nil
+	if a.conn != nil {
+		err = a.conn.Close()
+	}
+	a.conn, a.client = conn, espalierv1.NewSyncServiceClient(conn)
+	return err
 }
 
 // Close closes the connection and the data folder.

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 
 	"espalier/internal/delta"
 	"espalier/internal/wire"
@@ -41,13 +40,9 @@ func (c countedConn) Write(b []byte) (int, error) {
 // are off: the agent decides itself when to ask again. Only the connection is
 // made again by gRPC.
 func dial(o Options, t *traffic) (*grpc.ClientConn, error) {
-	creds := o.Credentials
-	if creds == nil {
-		creds = insecure.NewCredentials()
-	}
 	var dialer net.Dialer
 	return grpc.NewClient(o.Server,
-		grpc.WithTransportCredentials(creds),
+		grpc.WithTransportCredentials(o.Credentials),
 		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
 			c, err := dialer.DialContext(ctx, "tcp", addr)
 			if err != nil {

@@ -8,6 +8,8 @@ import (
 	"net"
 	"os"
 
+	"google.golang.org/grpc/credentials/insecure"
+
 	"espalier/agent"
 	"espalier/internal/desired"
 	"espalier/server"
@@ -44,6 +46,7 @@ func Example() {
 
 	a, err := agent.Open(agent.Options{
 		Host: "web-01", Dir: dir + "/agent", Server: l.Addr().String(), Logger: quiet,
+		Credentials: insecure.NewCredentials(), // on loopback; else Join comes first
 		Handler: agent.HandlerFunc(func(_ context.Context, u agent.Update) error {
 			for c, err := range u.Changes {
 				if err != nil {

@@ -35,6 +35,8 @@ const (
 	// scrubBytes is what is read of the mirrors after each poll: a set of a
 	// million objects in an hour, at the default interval.
 	scrubBytes = 2 << 20
+	// renewRetry is how long after a failure a certificate is renewed.
+	renewRetry = time.Minute
 	// deliverBytes bounds what is read at once for a Handler.
 	deliverBytes = 1 << 20
 

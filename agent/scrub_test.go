@@ -6,6 +6,8 @@ import (
 	"os"
 	"testing"
 
+	"google.golang.org/grpc/credentials/insecure"
+
 	"espalier/internal/desired"
 	"espalier/store"
 )
@@ -21,7 +23,7 @@ func TestScrubFindsFlippedBytes(t *testing.T) {
 
 func testScrub(t *testing.T, budget int) {
 	dir := t.TempDir()
-	o := Options{Host: "web-01", Dir: dir, Server: "127.0.0.1:1"}
+	o := Options{Host: "web-01", Dir: dir, Server: "127.0.0.1:1", Credentials: insecure.NewCredentials()}
 	a, err := Open(o)
 	if err != nil {
 		t.Fatal(err)

@@ -50,6 +50,7 @@ func (a *Agent) Sync(ctx context.Context) (Report, error) {
 	start := time.Now()
 	sent, received := a.traffic.sent.Load(), a.traffic.received.Load()
 	report := Report{Host: a.options.Host, Sets: make([]SetReport, len(a.mirrors)), RoundTrips: 1}
+	a.renew(ctx)
 	answers, err := a.poll(ctx)
 	failures := []error{err}
 	for i, m := range a.mirrors {

@@ -1,6 +1,7 @@
 package agent_test
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"iter"
@@ -10,6 +11,8 @@ import (
 	"slices"
 	gosync "sync"
 	"testing"
+
+	"google.golang.org/grpc/credentials/insecure"
 
 	"espalier/agent"
 	"espalier/internal/delta"
@@ -87,6 +90,7 @@ func changes(objects map[string]string) iter.Seq2[desired.Change, error] {
 
 func open(t *testing.T, o agent.Options) *agent.Agent {
 	t.Helper()
+	o.Credentials = cmp.Or(o.Credentials, insecure.NewCredentials())
 	a, err := agent.Open(o)
 	if err != nil {
 		t.Fatal(err)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 
 	"espalier/agent"
 	"espalier/internal/desired"
@@ -257,7 +258,7 @@ func (w *world) openAgents(n int) (all []*agent.Agent, err error) {
 		host := desired.Name(fmt.Sprintf("host-%04d", i))
 		a, err := agent.Open(agent.Options{
 			Host: host, Sets: []desired.Name{setName}, Dir: filepath.Join(w.dir, string(host)),
-			Server: w.address(), Logger: quiet(),
+			Server: w.address(), Logger: quiet(), Credentials: insecure.NewCredentials(),
 		})
 		if err != nil {
 			return all, err

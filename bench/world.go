@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"google.golang.org/grpc/credentials/insecure"
+
 	"espalier/agent"
 	"espalier/internal/desired"
 	"espalier/server"
@@ -82,7 +84,7 @@ func (w *world) newAgent(progress func(done, total uint64)) error {
 // openAgent opens the agent's data folder, and leaves the connection to the
 // first call.
 func (w *world) openAgent(progress func(done, total uint64)) (err error) {
-	o := agent.Options{Host: setName, Dir: w.home, Server: w.address(), Logger: quiet()}
+	o := agent.Options{Host: setName, Dir: w.home, Server: w.address(), Logger: quiet(), Credentials: insecure.NewCredentials()}
 	if progress != nil {
 		o.Progress = func(_ desired.Name, done, total uint64) { progress(done, total) }
 	}

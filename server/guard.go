@@ -73,14 +73,12 @@ func (g *guard) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, e
 	return live, info, nil
 }
 
-// add takes a connection in.
+// add takes a connection in, also of somebody who is revoked: that is said to
+// each of their calls, and not to a handshake, which could only fail.
 func (g *guard) add(c *liveConn, id pki.Identity) error {
 	c.who = id.String()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.isRevoked(id) {
-		return fmt.Errorf("the certificate of %v was revoked", id)
-	}
 	all := g.live[c.who]
 	if all == nil {
 		all = map[*liveConn]struct{}{}
@@ -101,17 +99,12 @@ func (g *guard) remove(c *liveConn) {
 	}
 }
 
-// isRevoked is revoked, with mu held.
-func (g *guard) isRevoked(id pki.Identity) bool {
-	until, ok := g.until[id.String()]
-	return ok && !id.IsZero() && !id.Issued.After(until)
-}
-
 // revoked reports whether what the bearer shows is worth nothing any more.
 func (g *guard) revoked(id pki.Identity) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.isRevoked(id)
+	until, ok := g.until[id.String()]
+	return ok && !id.Issued.After(until)
 }
 
 // revoke makes worthless what was issued to who, and ends their connections. It

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -24,6 +25,27 @@ type Trust struct {
 	// Authority signs what it issues; nil: certificates come from elsewhere, and
 	// there are no tokens.
 	Authority *pki.Authority
+}
+
+// renewOwn makes new credentials for the server itself when half of their life
+// is over.
+func (t *Trust) renewOwn(ctx context.Context, log *slog.Logger) error {
+	for t != nil && t.Authority != nil {
+		c := t.Credentials.Get()
+		id := c.Identity()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(time.Until(id.Issued.Add(c.Expires().Sub(id.Issued) / 2))):
+		}
+		c, err := t.Authority.Make(id)
+		if err != nil {
+			return fmt.Errorf("renew the server's certificate: %w", err)
+		}
+		t.Credentials.Set(c)
+		log.Info("the server's certificate was renewed", "expires", c.Expires())
+	}
+	return nil
 }
 
 // trustService says who may take part.

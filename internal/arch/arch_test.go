@@ -56,7 +56,7 @@ const floors = `
 
 	# The programs. bench has bbolt for the baseline that it measures against.
 	bench:             internal/desired internal/pki internal/publish store server agent GRPC PROTOBUF BBOLT OS
-	internal/cli:      internal/desired internal/delta internal/pki internal/audit internal/publish store internal/wire server agent bench proto/espalier/v1 GRPC PROTOBUF OS
+	internal/cli:      internal/desired internal/delta internal/durable internal/pki internal/audit internal/publish store internal/wire server agent bench proto/espalier/v1 GRPC PROTOBUF OS
 	cmd/espalier:      internal/cli bench OS
 
 	internal/arch:     -

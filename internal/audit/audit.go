@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"sync"
 	"time"
@@ -160,7 +161,8 @@ func (l *Log) Read(fn func(line []byte, r Record) error) error {
 	return Read(l.path, l.Last(), fn)
 }
 
-// Read is Log.Read of a file that need not be open, up to the record last.
+// Read is Log.Read of a file that need not be open, up to the record last;
+// math.MaxUint64: all that are there.
 func Read(path string, last uint64, fn func(line []byte, r Record) error) error {
 	f, err := os.Open(path)
 	if err != nil {
@@ -187,7 +189,7 @@ func Read(path string, last uint64, fn func(line []byte, r Record) error) error 
 	if err := lines.Err(); err != nil {
 		return fmt.Errorf("%w: %w", ErrBroken, err)
 	}
-	if number < last {
+	if number < last && last != math.MaxUint64 {
 		return fmt.Errorf("%w: it ends at record %d of %d", ErrBroken, number, last)
 	}
 	return nil

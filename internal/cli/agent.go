@@ -7,15 +7,17 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc/credentials/insecure"
 
 	"espalier/agent"
 	"espalier/internal/desired"
+	"espalier/internal/pki"
 	"espalier/internal/wire"
 )
 
 func (a *app) agentCommand() *cobra.Command {
 	var run agentRun
-	var host string
+	var host, join string
 	var once bool
 	o := agent.Options{Probe: probe}
 	c := &cobra.Command{
@@ -23,20 +25,20 @@ func (a *app) agentCommand() *cobra.Command {
 		Short: "Mirror this host's desired state",
 		Args:  exactArgs(),
 		RunE: func(c *cobra.Command, _ []string) error {
-			var err error
-			if o.Host, err = desired.ParseName(host); err != nil {
-				return misuse{err}
-			}
 			if run.timeout != 0 && !once {
 				return misusef("--timeout goes with --once")
 			}
 			if run.timeout < 0 || o.Interval < 0 {
 				return misusef("--timeout and --interval can't be less than 0")
 			}
-			if err := a.remote.check(); err != nil {
+			if err := a.remote.checkAddress(); err != nil {
 				return err
 			}
 			o.Server, o.Logger = a.remote.address, a.logger()
+			var err error
+			if o.Host, err = a.admission(c.Context(), &o, host, join); err != nil {
+				return err
+			}
 			run.app, run.options = a, o
 			if once {
 				return run.once(c.Context())
@@ -44,15 +46,51 @@ func (a *app) agentCommand() *cobra.Command {
 			return run.follow(c.Context())
 		},
 	}
-	c.Flags().StringVar(&host, "host", "", "this host's name")
+	c.Flags().StringVar(&host, "host", "", "this host's name; needed with --insecure only, else its certificate says it")
+	c.Flags().StringVar(&join, "join", "", "token that lets this host join; once it has, it is ignored")
 	c.Flags().StringVar(&o.Dir, "data", "", "folder that holds the mirror; made if need be")
 	c.Flags().BoolVar(&once, "once", false, "sync, report, and end")
 	c.Flags().BoolVar(&run.check, "check", false, "first recompute what is mirrored from what is stored; what is damaged is fetched again")
 	c.Flags().DurationVar(&run.timeout, "timeout", 0, "with --once: give up after this; 0: never")
 	c.Flags().DurationVar(&o.Interval, "interval", 0, "time between polls; 0: what the server says")
-	a.remote.addFlags(c)
-	required(c, "host", "data")
+	a.remote.addServer(c)
+	required(c, "data")
 	return c
+}
+
+// admission lets the host join if it is told to, and returns its name.
+func (a *app) admission(ctx context.Context, o *agent.Options, host, join string) (desired.Name, error) {
+	if a.remote.insecure {
+		if join != "" {
+			return "", misusef("--join goes without --insecure")
+		}
+		if host == "" {
+			return "", misusef("--host is needed with --insecure: there is no certificate to say it")
+		}
+		o.Credentials = insecure.NewCredentials()
+		name, err := desired.ParseName(host)
+		if err != nil {
+			return "", misuse{err}
+		}
+		return name, nil
+	}
+	who, err := agent.Joined(o.Dir)
+	if join != "" && err != nil {
+		token, err := pki.ParseToken(join)
+		if err != nil {
+			return "", misuse{err}
+		}
+		if who, err = agent.Join(ctx, agent.JoinOptions{Server: o.Server, Dir: o.Dir, Token: token}); err != nil {
+			return "", err
+		}
+		o.Logger.Info("joined", "host", who.Name, "server", o.Server)
+	} else if err != nil {
+		return "", err
+	}
+	if host != "" && host != string(who.Name) {
+		return "", misusef("--host %s: the certificate in %s is that of %v", host, o.Dir, who)
+	}
+	return who.Name, nil
 }
 
 // agentRun is a run of the command agent.

@@ -115,7 +115,8 @@ func exitStatus(err error) int {
 	case errors.As(err, &m), errors.Is(err, desired.ErrInvalid):
 		return exitMisuse
 	case errors.As(err, &r), errors.Is(err, store.ErrConflict), errors.Is(err, store.ErrTooManyDeletes),
-		errors.Is(err, store.ErrRequestReused), errors.Is(err, store.ErrForked), errors.Is(err, agent.ErrUnsafe):
+		errors.Is(err, store.ErrRequestReused), errors.Is(err, store.ErrForked), errors.Is(err, store.ErrNoToken),
+		errors.Is(err, wire.ErrDenied), errors.Is(err, agent.ErrNotJoined), errors.Is(err, agent.ErrUnsafe):
 		return exitRefused
 	case errors.Is(err, wire.ErrUnreachable):
 		return exitUnreachable
@@ -170,6 +171,7 @@ func (a *app) root() *cobra.Command {
 	root.AddGroup(
 		&cobra.Group{ID: "run", Title: "Run:"},
 		&cobra.Group{ID: "publish", Title: "Publish:"},
+		&cobra.Group{ID: "trust", Title: "Trust:"},
 		&cobra.Group{ID: "maintain", Title: "Maintain:"},
 	)
 	group := func(id string, commands ...*cobra.Command) {
@@ -181,6 +183,7 @@ func (a *app) root() *cobra.Command {
 	group("run", a.demoCommand(), a.serveCommand(), a.agentCommand(), a.benchCommand())
 	group("publish", a.applyCommand(), a.setCommand(), a.getCommand(), a.deleteCommand(), a.listCommand(),
 		a.headCommand(), a.logCommand(), a.setsCommand())
+	group("trust", a.tokenCommand(), a.loginCommand(), a.hostCommand(), a.operatorCommand(), a.auditCommand())
 	group("maintain", a.checkCommand(), a.compactCommand(), a.backupCommand(), a.restoreCommand(), a.epochCommand())
 	root.AddCommand(a.versionCommand(), a.probeCommand())
 	return root

@@ -24,7 +24,7 @@ func TestMisuse(t *testing.T) {
 		{"apply s --insecure --server nowhere -f " + nothing, `address "nowhere": want host:port`},
 		{"apply s --insecure --server 127.0.0.1:99999 -f " + nothing, `address "127.0.0.1:99999": the port`},
 		{"apply s --insecure --server 10.0.0.1:7600 -f " + nothing, "not a loopback address"},
-		{"apply s -f " + nothing, "pass --insecure"},
+		{"apply s --identity " + nothing + " -f " + nothing, "espalier login"},
 		{"apply s --insecure --expect x -f " + nothing, "--expect"},
 		{"apply s --insecure --max-delete x -f " + nothing, "--max-delete"},
 		{"set s k --server nowhere -f " + nothing, `address "nowhere"`},

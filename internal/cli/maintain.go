@@ -264,9 +264,13 @@ func (a *app) backup(name desired.Name, path string, fn func(dir string) (string
 // mirror mirrors the set into dir as an agent does, so that the copy is proven
 // by its root, and returns the mirror's file.
 func (a *app) mirror(ctx context.Context, name desired.Name, dir string) (string, error) {
+	creds, err := a.remote.credentials()
+	if err != nil {
+		return "", err
+	}
 	bar := a.progress("receiving")
 	g, err := agent.Open(agent.Options{
-		Host: "backup", Sets: []desired.Name{name}, Dir: dir, Server: a.remote.address, Logger: a.logger(),
+		Host: "backup", Sets: []desired.Name{name}, Dir: dir, Server: a.remote.address, Credentials: creds, Logger: a.logger(),
 		Progress: func(_ desired.Name, done, total uint64) { bar.Update(done, total) },
 	})
 	if err != nil {

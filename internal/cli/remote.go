@@ -3,10 +3,13 @@ package cli
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strconv"
 	"time"
 
@@ -14,11 +17,13 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 
 	"espalier/internal/delta"
 	"espalier/internal/desired"
+	"espalier/internal/pki"
 	"espalier/internal/wire"
 	espalierv1 "espalier/proto/espalier/v1"
 )
@@ -43,19 +48,71 @@ var connectParams = grpc.ConnectParams{
 type remote struct {
 	address  string
 	insecure bool
+	identity string // the file of an operator's credentials
 }
 
 func (r *remote) addFlags(c *cobra.Command) {
+	r.addServer(c)
+	c.Flags().StringVar(&r.identity, "identity", os.Getenv("ESPALIER_IDENTITY"),
+		"file of your credentials (or ESPALIER_IDENTITY; else what 'espalier login' wrote)")
+}
+
+// addServer adds those flags that say where the server is.
+func (r *remote) addServer(c *cobra.Command) {
 	c.Flags().StringVar(&r.address, "server", cmp.Or(os.Getenv("ESPALIER_SERVER"), defaultServer),
 		"address of the server (or ESPALIER_SERVER)")
 	c.Flags().BoolVar(&r.insecure, "insecure", false, "talk without TLS; on loopback only")
 }
 
-// check returns an error unless the address may be used.
-func (r *remote) check() error { return checkInsecure(r.address, r.insecure) }
+// checkAddress returns an error unless the address may be used.
+func (r *remote) checkAddress() error { return checkAddress(r.address, r.insecure) }
 
-// checkInsecure refuses plain text anywhere but on loopback.
-func checkInsecure(address string, allowed bool) error {
+// check returns an error unless the address and the credentials may be used.
+func (r *remote) check() error {
+	if err := r.checkAddress(); err != nil {
+		return err
+	}
+	_, err := r.credentials()
+	return err
+}
+
+// identityPath returns the file of the operator's credentials.
+func (r *remote) identityPath() (string, error) {
+	if r.identity != "" {
+		return r.identity, nil
+	}
+	dir, err := os.UserConfigDir()
+	if err != nil {
+		return "", misusef("--identity: %w", err)
+	}
+	return filepath.Join(dir, "espalier", "identity.pem"), nil
+}
+
+// credentials returns those that secure the connection.
+func (r *remote) credentials() (credentials.TransportCredentials, error) {
+	if r.insecure {
+		return insecure.NewCredentials(), nil
+	}
+	path, err := r.identityPath()
+	if err != nil {
+		return nil, err
+	}
+	c, err := pki.ReadCredentials(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, misusef("there are no credentials at %s: run 'espalier login' with a token, or name a file with --identity; "+
+			"on the server's machine, pki/admin.pem in its data folder is one", path)
+	case err != nil:
+		return nil, misuse{err}
+	case !time.Now().Before(c.Expires()):
+		return nil, misusef("the certificate in %s expired at %s: run 'espalier login' with a new token", path, c.Expires().Format(time.RFC3339))
+	}
+	return credentials.NewTLS(pki.NewHolder(c).ClientConfig()), nil
+}
+
+// checkAddress refuses what is no address, and plain text anywhere but on
+// loopback.
+func checkAddress(address string, plain bool) error {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
 		return misusef("address %q: want host:port", address)
@@ -63,8 +120,8 @@ func checkInsecure(address string, allowed bool) error {
 	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
 		return misusef("address %q: the port has to be a number from 0 to 65535", address)
 	}
-	if !allowed {
-		return misusef("this version has no TLS yet: pass --insecure, with an address on loopback")
+	if !plain {
+		return nil
 	}
 	if ip, err := netip.ParseAddr(host); host != "localhost" && (err != nil || !ip.IsLoopback()) {
 		return misusef("--insecure is refused on %s: it is not a loopback address", address)
@@ -74,11 +131,20 @@ func checkInsecure(address string, allowed bool) error {
 
 // dial prepares a connection, which the caller closes.
 func (r *remote) dial() (*grpc.ClientConn, error) {
-	if err := r.check(); err != nil {
+	if err := r.checkAddress(); err != nil {
 		return nil, err
 	}
+	creds, err := r.credentials()
+	if err != nil {
+		return nil, err
+	}
+	return r.dialWith(creds)
+}
+
+// dialWith is dial with certain credentials.
+func (r *remote) dialWith(creds credentials.TransportCredentials) (*grpc.ClientConn, error) {
 	conn, err := grpc.NewClient(r.address,
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithTransportCredentials(creds),
 		grpc.WithStaticStreamWindowSize(4<<20), grpc.WithStaticConnWindowSize(8<<20),
 		grpc.WithDefaultCallOptions(
 			grpc.MaxCallRecvMsgSize(delta.MaxMessageBytes), grpc.MaxCallSendMsgSize(delta.MaxMessageBytes)),

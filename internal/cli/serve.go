@@ -5,35 +5,40 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"espalier/internal/audit"
 	"espalier/server"
 	"espalier/store"
 )
 
 func (a *app) serveCommand() *cobra.Command {
 	var data, listen string
-	var insecure bool
 	var interval time.Duration
+	var t trustFlags
 	c := &cobra.Command{
 		Use:   "serve --data DIR",
 		Short: "Run the orchestrator",
 		Args:  exactArgs(),
 		RunE: func(c *cobra.Command, _ []string) error {
-			if err := checkInsecure(listen, insecure); err != nil {
+			if err := checkAddress(listen, t.insecure); err != nil {
+				return err
+			}
+			if err := t.check(); err != nil {
 				return err
 			}
 			if interval <= 0 {
 				return misusef("--poll-interval %v: want a time above 0", interval)
 			}
-			return a.serve(c.Context(), data, listen, interval)
+			return a.serve(c.Context(), data, listen, interval, t)
 		},
 	}
 	c.Flags().StringVar(&data, "data", "", "folder that holds the sets; made if need be")
 	c.Flags().StringVar(&listen, "listen", defaultServer, "address to listen on")
-	c.Flags().BoolVar(&insecure, "insecure", false, "serve without TLS; on loopback only")
+	t.addFlags(c)
 	c.Flags().DurationVar(&interval, "poll-interval", server.DefaultPollInterval, "what agents are told to wait between polls")
 	required(c, "data")
 	return c
@@ -49,16 +54,23 @@ func required(c *cobra.Command, flags ...string) {
 	}
 }
 
-func (a *app) serve(ctx context.Context, data, listen string, interval time.Duration) error {
+func (a *app) serve(ctx context.Context, data, listen string, interval time.Duration, t trustFlags) error {
 	log := a.logger()
 	s, err := store.Open(data, store.Options{Logger: log, Probe: probe})
 	if err != nil {
 		return err
 	}
+	trust, err := t.open(data)
+	if err != nil {
+		return errors.Join(err, s.Close())
+	}
+	record, err := audit.Open(filepath.Join(data, auditFile))
+	if err != nil {
+		return errors.Join(err, s.Close())
+	}
 	l, err := net.Listen("tcp", listen)
 	if err != nil {
-		_ = s.Close()
-		return fmt.Errorf("listen: %w", err)
+		return errors.Join(fmt.Errorf("listen: %w", err), record.Close(), s.Close())
 	}
 	heads := s.Heads()
 	quarantined := 0 // of which the store has told
@@ -67,8 +79,9 @@ func (a *app) serve(ctx context.Context, data, listen string, interval time.Dura
 			quarantined++
 		}
 	}
-	log.Info("serving", "address", l.Addr(), "data", data, "sets", len(heads), "quarantined", quarantined)
-	err = server.New(s, server.Options{Logger: log, PollInterval: interval, ScratchDir: data}).Run(ctx, l)
+	log.Info("serving", "address", l.Addr(), "data", data, "sets", len(heads), "quarantined", quarantined, "tls", trust != nil)
+	o := server.Options{Logger: log, PollInterval: interval, ScratchDir: data, Trust: trust, Audit: record}
+	err = server.New(s, o).Run(ctx, l)
 	log.Info("stopped")
-	return errors.Join(err, s.Close())
+	return errors.Join(err, record.Close(), s.Close())
 }

@@ -31,6 +31,15 @@ func WriteFile(path string, content []byte, mode os.FileMode) error {
 	return Rename(temp, path)
 }
 
+// MakeFolder creates the folder, for its owner alone, and those above it that
+// don't exist.
+func MakeFolder(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("create folder: %w", err)
+	}
+	return SyncFolder(dir)
+}
+
 // Suffix is what the name of a file that is being written ends in.
 const Suffix = ".new"
 

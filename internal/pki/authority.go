@@ -27,12 +27,13 @@ import (
 // host that has never seen it tells it from any other.
 type Fingerprint [sha256.Size]byte
 
-func fingerprint(cert *x509.Certificate) Fingerprint { return sha256.Sum256(cert.Raw) }
+// FingerprintOf returns that of a certificate.
+func FingerprintOf(cert *x509.Certificate) Fingerprint { return sha256.Sum256(cert.Raw) }
 
 // Authority signs certificates.
 type Authority struct {
 	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
+	key  crypto.Signer
 }
 
 const (
@@ -56,8 +57,8 @@ func OpenAuthority(dir string) (*Authority, error) {
 		return nil, err
 	}
 	key, certs, err := decodePEM(text)
-	if err == nil && (key == nil || len(certs) != 1 || !certs[0].IsCA || !key.PublicKey.Equal(certs[0].PublicKey)) {
-		err = errors.New("want a P-256 key and the certificate of an authority that belongs to it")
+	if err == nil && (key == nil || len(certs) != 1 || !certs[0].IsCA || !belong(key, certs[0])) {
+		err = errors.New("want a key and the certificate of an authority that belongs to it")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("authority %s: %w", path, err)
@@ -112,7 +113,7 @@ func serial() *big.Int {
 }
 
 // Fingerprint returns that of the authority's certificate.
-func (a *Authority) Fingerprint() Fingerprint { return fingerprint(a.cert) }
+func (a *Authority) Fingerprint() Fingerprint { return FingerprintOf(a.cert) }
 
 // Certificate returns the authority's own.
 func (a *Authority) Certificate() *x509.Certificate { return a.cert }
@@ -229,7 +230,7 @@ func readPEM(path string) ([]byte, error) {
 }
 
 // encodePEM returns a key, unless it is nil, and certificates.
-func encodePEM(key *ecdsa.PrivateKey, certs ...*x509.Certificate) ([]byte, error) {
+func encodePEM(key crypto.Signer, certs ...*x509.Certificate) ([]byte, error) {
 	var text []byte
 	if key != nil {
 		der, err := x509.MarshalPKCS8PrivateKey(key)
@@ -245,7 +246,7 @@ func encodePEM(key *ecdsa.PrivateKey, certs ...*x509.Certificate) ([]byte, error
 }
 
 // decodePEM returns the key, nil if there is none, and the certificates.
-func decodePEM(text []byte) (key *ecdsa.PrivateKey, certs []*x509.Certificate, err error) {
+func decodePEM(text []byte) (key crypto.Signer, certs []*x509.Certificate, err error) {
 	for {
 		var block *pem.Block
 		if block, text = pem.Decode(text); block == nil {
@@ -264,8 +265,8 @@ func decodePEM(text []byte) (key *ecdsa.PrivateKey, certs []*x509.Certificate, e
 				return nil, nil, errors.New("decode key: it is malformed") // and says no more
 			}
 			var ok bool
-			if key, ok = k.(*ecdsa.PrivateKey); !ok {
-				return nil, nil, errors.New("decode key: it is not an ECDSA key")
+			if key, ok = k.(crypto.Signer); !ok {
+				return nil, nil, errors.New("decode key: it can't sign")
 			}
 		default:
 			return nil, nil, fmt.Errorf("a block of type %.64q is neither a key nor a certificate", block.Type)

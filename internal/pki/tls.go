@@ -1,7 +1,7 @@
 package pki
 
 import (
-	"crypto/ecdsa"
+	"crypto"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -16,15 +16,15 @@ import (
 // Credentials are a key, its certificate and the authority that both trust. They
 // lie in one file: key, certificate, authority.
 type Credentials struct {
-	key       *ecdsa.PrivateKey
+	key       crypto.Signer
 	cert      *x509.Certificate
 	authority *x509.Certificate
 	identity  Identity
 }
 
 // NewCredentials returns those of a key whose certificate the authority signed.
-func NewCredentials(key *ecdsa.PrivateKey, cert, authority *x509.Certificate) (*Credentials, error) {
-	if !key.PublicKey.Equal(cert.PublicKey) {
+func NewCredentials(key crypto.Signer, cert, authority *x509.Certificate) (*Credentials, error) {
+	if !belong(key, cert) {
 		return nil, errors.New("the certificate is not for this key")
 	}
 	if err := cert.CheckSignatureFrom(authority); err != nil {
@@ -35,6 +35,60 @@ func NewCredentials(key *ecdsa.PrivateKey, cert, authority *x509.Certificate) (*
 		return nil, err
 	}
 	return &Credentials{key: key, cert: cert, authority: authority, identity: id}, nil
+}
+
+// belong reports whether the certificate is for the key.
+func belong(key crypto.Signer, cert *x509.Certificate) bool {
+	public, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool })
+	return ok && public.Equal(cert.PublicKey)
+}
+
+// ReadServer returns a server's credentials that somebody else has made: a
+// certificate that names a server as IdentityOf reads it, its key, and the
+// authority that has signed it and those of agents and operators.
+func ReadServer(cert, key, authority string) (*Credentials, error) {
+	var all []byte
+	for _, path := range []string{key, cert, authority} {
+		text, err := readPEM(path)
+		if err != nil {
+			return nil, err
+		}
+		all = append(append(all, text...), '\n')
+	}
+	c, err := decodeCredentials(all)
+	if err == nil && c.identity.Role != RoleServer {
+		err = fmt.Errorf("it is that of %v, not of a server", c.identity)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("certificate %s, key %s, authority %s: %w", cert, key, authority, err)
+	}
+	return c, nil
+}
+
+// decodeCredentials reads a key, its certificate and the authority's.
+func decodeCredentials(text []byte) (*Credentials, error) {
+	key, certs, err := decodePEM(text)
+	if err != nil {
+		return nil, err
+	}
+	if key == nil || len(certs) != 2 {
+		return nil, fmt.Errorf("want a key, its certificate and the authority's, got %d certificates", len(certs))
+	}
+	return NewCredentials(key, certs[0], certs[1])
+}
+
+// Accept returns the credentials of a key and of what a server has signed for
+// it.
+func Accept(key crypto.Signer, cert, authority []byte) (*Credentials, error) {
+	c, err := x509.ParseCertificate(cert)
+	if err != nil {
+		return nil, fmt.Errorf("certificate: %w", err)
+	}
+	a, err := x509.ParseCertificate(authority)
+	if err != nil {
+		return nil, fmt.Errorf("authority's certificate: %w", err)
+	}
+	return NewCredentials(key, c, a)
 }
 
 // ReadCredentials reads the file at path. Nobody but its owner may read it.
@@ -50,14 +104,7 @@ func ReadCredentials(path string) (*Credentials, error) {
 	if err != nil {
 		return nil, fmt.Errorf("credentials: %w", err)
 	}
-	key, certs, err := decodePEM(text)
-	if err == nil && (key == nil || len(certs) != 2) {
-		err = fmt.Errorf("want a key, its certificate and the authority's, got %d certificates", len(certs))
-	}
-	if err != nil {
-		return nil, fmt.Errorf("credentials %s: %w", path, err)
-	}
-	c, err := NewCredentials(key, certs[0], certs[1])
+	c, err := decodeCredentials(text)
 	if err != nil {
 		return nil, fmt.Errorf("credentials %s: %w", path, err)
 	}
@@ -134,7 +181,7 @@ var ErrImpostor = errors.New("this is not the server that it should be")
 func JoinConfig(authority Fingerprint) *tls.Config {
 	return clientConfig(func(chain []*x509.Certificate) (*x509.Certificate, error) {
 		for _, c := range chain {
-			if fingerprint(c) == authority && c.IsCA {
+			if FingerprintOf(c) == authority && c.IsCA {
 				return c, nil
 			}
 		}

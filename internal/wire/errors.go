@@ -25,6 +25,10 @@ var ErrNoObject = errors.New("no such object")
 // ErrUnreachable is what errors match that say that no server answered.
 var ErrUnreachable = errors.New("the server can't be reached")
 
+// ErrDenied is what errors match that say that the server knows who calls, or
+// doesn't, and refuses it.
+var ErrDenied = errors.New("the server refuses this")
+
 // domain marks the details that errors travel with as ours.
 const domain = "espalier"
 
@@ -107,6 +111,8 @@ func FromStatus(err error) error {
 	switch s.Code() {
 	case codes.Unavailable:
 		return fmt.Errorf("%w: %s", ErrUnreachable, connectionWords(s.Message()))
+	case codes.Unauthenticated, codes.PermissionDenied:
+		return fmt.Errorf("%w: %s", ErrDenied, s.Message())
 	case codes.Canceled:
 		return &statusError{message: message, matches: context.Canceled}
 	case codes.DeadlineExceeded:

@@ -1,0 +1,185 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"path/filepath"
+	"time"
+
+	"google.golang.org/grpc/credentials"
+
+	"espalier/internal/durable"
+	"espalier/internal/pki"
+	espalierv1 "espalier/proto/espalier/v1"
+)
+
+// identityFile holds an agent's credentials, in its data folder.
+const identityFile = "identity.pem"
+
+// ErrNotJoined is what errors match that say that a host has no credentials, or
+// none that are good any more.
+var ErrNotJoined = errors.New("this host has not joined")
+
+// JoinOptions says where and how to join.
+type JoinOptions struct {
+	// Server is the orchestrator's address, host:port.
+	Server string
+	// Dir is the agent's data folder; it is made if need be.
+	Dir string
+	// Token is what 'espalier token create' printed for this host.
+	Token pki.Token
+}
+
+// Join exchanges a token for credentials, which it leaves in the data folder,
+// and returns who the server says this host is. Where there are credentials that
+// are still good, it leaves them, and the token, alone.
+func Join(ctx context.Context, o JoinOptions) (pki.Identity, error) {
+	path := filepath.Join(o.Dir, identityFile)
+	if c, err := pki.ReadCredentials(path); err == nil && time.Now().Before(c.Expires()) {
+		return c.Identity(), nil
+	}
+	if err := durable.MakeFolder(o.Dir); err != nil {
+		return pki.Identity{}, err
+	}
+	key, err := pki.NewKey()
+	if err != nil {
+		return pki.Identity{}, err
+	}
+	request, err := pki.Request(key)
+	if err != nil {
+		return pki.Identity{}, err
+	}
+	conn, err := dial(Options{Server: o.Server, Credentials: credentials.NewTLS(pki.JoinConfig(o.Token.Authority))}, &traffic{})
+	if err != nil {
+		return pki.Identity{}, err
+	}
+	defer conn.Close()
+	call, silence := withSilence(ctx)
+	defer silence.stop()
+	resp, err := espalierv1.NewTrustServiceClient(conn).Enroll(call, &espalierv1.EnrollRequest{Secret: o.Token.Secret[:], Request: request})
+	if err != nil {
+		return pki.Identity{}, fmt.Errorf("join %s: %w", o.Server, silence.explain(err))
+	}
+	c, err := pki.Accept(key, resp.GetCertificate(), resp.GetAuthority())
+	switch {
+	case err != nil:
+	case pki.FingerprintOf(c.Authority()) != o.Token.Authority:
+		err = pki.ErrImpostor
+	case c.Identity().Role != pki.RoleHost:
+		err = fmt.Errorf("the token is one for %v: use 'espalier login' with it", c.Identity())
+	default:
+		err = c.Write(path)
+	}
+	if err != nil {
+		return pki.Identity{}, fmt.Errorf("join %s: %w", o.Server, err)
+	}
+	return c.Identity(), nil
+}
+
+// Joined returns who the credentials in a data folder say that this host is, or
+// an error that matches ErrNotJoined.
+func Joined(dir string) (pki.Identity, error) {
+	c, err := readIdentity(dir)
+	if err != nil {
+		return pki.Identity{}, err
+	}
+	return c.Identity(), nil
+}
+
+func readIdentity(dir string) (*pki.Credentials, error) {
+	c, err := pki.ReadCredentials(filepath.Join(dir, identityFile))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("%w: there are no credentials in %s; run 'espalier agent' with --join and a token", ErrNotJoined, dir)
+	case err != nil:
+		return nil, fmt.Errorf("%w: %w", ErrNotJoined, err)
+	case !time.Now().Before(c.Expires()):
+		return nil, fmt.Errorf("%w: its certificate expired at %s; run 'espalier agent' with --join and a new token",
+			ErrNotJoined, c.Expires().Format(time.RFC3339))
+	}
+	return c, nil
+}
+
+// identity is a host's credentials, which are renewed in time.
+type identity struct {
+	holder *pki.Holder
+	path   string
+	next   time.Time // when to renew
+}
+
+// openIdentity reads the credentials in the data folder, which have to be the
+// host's.
+func openIdentity(o *Options) (*identity, error) {
+	c, err := readIdentity(o.Dir)
+	if err != nil {
+		return nil, err
+	}
+	if id := c.Identity(); id.Role != pki.RoleHost || id.Name != o.Host {
+		return nil, fmt.Errorf("%w: the credentials in %s are those of %v, not of host %q", ErrNotJoined, o.Dir, id, o.Host)
+	}
+	return &identity{
+		holder: pki.NewHolder(c), path: filepath.Join(o.Dir, identityFile), next: renewal(c),
+	}, nil
+}
+
+// renewal returns when credentials should be renewed: when half of their life is
+// over, give or take a tenth, so that a fleet that was made in an hour doesn't
+// come back in one.
+func renewal(c *pki.Credentials) time.Time {
+	half := c.Expires().Sub(c.Identity().Issued) / 2
+	return c.Identity().Issued.Add(time.Duration(float64(half) * (0.9 + 0.2*rand.Float64())))
+}
+
+// renew exchanges the agent's certificate for a new one, if it is time. What
+// goes wrong is tried again a minute later: there is half a life left.
+func (a *Agent) renew(ctx context.Context) {
+	i := a.identity
+	if i == nil || time.Now().Before(i.next) {
+		return
+	}
+	c, err := a.exchange(ctx)
+	if err == nil {
+		err = c.Write(i.path)
+	}
+	if err == nil {
+		i.holder.Set(c)
+		i.next = renewal(c)
+		err = a.redial() // the connection still shows the old one
+	}
+	if err != nil {
+		i.next = time.Now().Add(renewRetry)
+		a.log.Warn("the certificate was not renewed", "error", err, "expires", i.holder.Get().Expires())
+		return
+	}
+	a.log.Info("the certificate was renewed", "expires", c.Expires())
+}
+
+// exchange asks for a certificate for a new key.
+func (a *Agent) exchange(ctx context.Context) (*pki.Credentials, error) {
+	key, err := pki.NewKey()
+	if err != nil {
+		return nil, err
+	}
+	request, err := pki.Request(key)
+	if err != nil {
+		return nil, err
+	}
+	call, silence := withSilence(ctx)
+	defer silence.stop()
+	resp, err := espalierv1.NewTrustServiceClient(a.conn).RenewCertificate(call, &espalierv1.RenewCertificateRequest{Request: request})
+	if err != nil {
+		return nil, silence.explain(err)
+	}
+	c, err := pki.Accept(key, resp.GetCertificate(), resp.GetAuthority())
+	if err != nil {
+		return nil, err
+	}
+	old := a.identity.holder.Get()
+	if c.Identity().String() != old.Identity().String() || !c.Authority().Equal(old.Authority()) {
+		return nil, fmt.Errorf("%w: the new certificate is for %v, or of another authority", pki.ErrImpostor, c.Identity())
+	}
+	return c, nil
+}

@@ -1,0 +1,294 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc/credentials"
+
+	"espalier/internal/desired"
+	"espalier/internal/durable"
+	"espalier/internal/pki"
+	"espalier/internal/wire"
+	espalierv1 "espalier/proto/espalier/v1"
+	"espalier/server"
+)
+
+// The files of trust in a server's data folder.
+const (
+	pkiFolder = "pki"
+	adminFile = "admin.pem" // credentials for the machine's own operator
+	auditFile = "audit.jsonl"
+)
+
+// trustFlags say how a server proves who it is.
+type trustFlags struct {
+	insecure            bool
+	cert, key, clientCA string
+}
+
+func (t *trustFlags) addFlags(c *cobra.Command) {
+	c.Flags().BoolVar(&t.insecure, "insecure", false, "serve without TLS; on loopback only")
+	c.Flags().StringVar(&t.cert, "tls-cert", "", "certificate of your own; else the server makes an authority and signs its own")
+	c.Flags().StringVar(&t.key, "tls-key", "", "its key")
+	c.Flags().StringVar(&t.clientCA, "client-ca", "", "the authority that has signed it, and those of agents and operators")
+}
+
+func (t *trustFlags) check() error {
+	own := 0
+	for _, path := range []string{t.cert, t.key, t.clientCA} {
+		if path != "" {
+			own++
+		}
+	}
+	switch {
+	case own > 0 && t.insecure:
+		return misusef("--insecure goes without --tls-cert, --tls-key and --client-ca")
+	case own > 0 && own < 3:
+		return misusef("--tls-cert, --tls-key and --client-ca go together")
+	}
+	return nil
+}
+
+// open returns how a server proves who it is, nil if it doesn't. Where it has
+// its own authority, it leaves credentials for the machine's operator.
+func (t *trustFlags) open(data string) (*server.Trust, error) {
+	switch {
+	case t.insecure:
+		return nil, nil
+	case t.cert != "":
+		c, err := pki.ReadServer(t.cert, t.key, t.clientCA)
+		if err != nil {
+			return nil, err
+		}
+		return &server.Trust{Credentials: pki.NewHolder(c)}, nil
+	}
+	dir := filepath.Join(data, pkiFolder)
+	a, err := pki.OpenAuthority(dir)
+	if err != nil {
+		return nil, err
+	}
+	own, err := a.Make(pki.Identity{Role: pki.RoleServer, Name: "server"})
+	if err != nil {
+		return nil, err
+	}
+	admin, err := a.Make(pki.Identity{Role: pki.RoleAdmin, Name: "root"})
+	if err == nil {
+		err = admin.Write(filepath.Join(dir, adminFile))
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &server.Trust{Credentials: pki.NewHolder(own), Authority: a}, nil
+}
+
+// trusting calls fn with a client for questions of trust.
+func (r *remote) trusting(fn func(espalierv1.TrustServiceClient) error) error {
+	conn, err := r.dial()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	return fn(espalierv1.NewTrustServiceClient(conn))
+}
+
+func (a *app) tokenCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "token",
+		Short: "Let a host or an operator in: 'espalier token create'",
+		Args:  exactArgs(),
+		RunE:  func(c *cobra.Command, _ []string) error { return c.Help() },
+	}
+	c.AddCommand(a.createTokenCommand())
+	return c
+}
+
+// tokenDocument is a new token for programs.
+type tokenDocument struct {
+	Token   string    `json:"token"`
+	Role    string    `json:"role"`
+	Name    string    `json:"name"`
+	Sets    []string  `json:"sets,omitempty"`
+	Expires time.Time `json:"expires"`
+}
+
+func (a *app) createTokenCommand() *cobra.Command {
+	var host, operator, role string
+	var sets []string
+	var ttl time.Duration
+	c := &cobra.Command{
+		Use:   "create --host NAME | --operator NAME --role ROLE",
+		Short: "Print a one-time token with which a host or an operator gets a certificate",
+		Long: "Prints a token that works once, for one host or operator. On the host:\n\n" +
+			"  espalier agent --join TOKEN --server ADDR --data DIR\n\nAn operator runs:\n\n  espalier login TOKEN --server ADDR",
+		Args: exactArgs(),
+		RunE: func(c *cobra.Command, _ []string) error {
+			req := &espalierv1.CreateTokenRequest{Role: role, Name: operator, Sets: sets, TtlSeconds: uint32(min(ttl/time.Second, 1<<31))}
+			switch {
+			case (host == "") == (operator == ""):
+				return misusef("want one of --host and --operator")
+			case ttl < time.Second:
+				return misusef("--ttl %v: want a second or more", ttl)
+			case host != "" && (role != "" || len(sets) > 0):
+				return misusef("--role and --sets go with --operator")
+			case host != "":
+				req.Role, req.Name = string(pki.RoleHost), host
+			case !pki.Role(role).Operator():
+				return misusef("--role %q: want admin, writer or reader", role)
+			}
+			return a.createToken(c.Context(), req)
+		},
+	}
+	c.Flags().StringVar(&host, "host", "", "the host that may join")
+	c.Flags().StringVar(&operator, "operator", "", "the operator who may log in")
+	c.Flags().StringVar(&role, "role", "", "of the operator: admin, writer or reader")
+	c.Flags().StringSliceVar(&sets, "sets", nil, "of a writer or reader: patterns of the sets, such as 'web-*'; none: all")
+	c.Flags().DurationVar(&ttl, "ttl", server.DefaultTokenLife, "how long the token waits for its use")
+	a.remote.addFlags(c)
+	return c
+}
+
+func (a *app) createToken(ctx context.Context, req *espalierv1.CreateTokenRequest) error {
+	return a.remote.trusting(func(client espalierv1.TrustServiceClient) error {
+		resp, err := client.CreateToken(ctx, req)
+		if err != nil {
+			return wire.FromStatus(err)
+		}
+		var t pki.Token
+		if copy(t.Secret[:], resp.GetSecret()) != len(t.Secret) || copy(t.Authority[:], resp.GetAuthority()) != len(t.Authority) {
+			return errors.New("the server's answer is no token")
+		}
+		if a.output == "json" {
+			return a.document(tokenDocument{
+				Token: t.Text(), Role: req.GetRole(), Name: req.GetName(), Sets: req.GetSets(),
+				Expires: time.Now().Add(time.Duration(req.GetTtlSeconds()) * time.Second).UTC().Truncate(time.Second),
+			})
+		}
+		_, err = fmt.Fprintln(a.Out, t.Text())
+		return err
+	})
+}
+
+func (a *app) loginCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "login TOKEN",
+		Short: "Exchange a token for your credentials",
+		Args:  exactArgs("TOKEN"),
+		RunE: func(c *cobra.Command, args []string) error {
+			token, err := pki.ParseToken(args[0])
+			if err != nil {
+				return misuse{err}
+			}
+			if a.remote.insecure {
+				return misusef("there is nothing to log in to with --insecure")
+			}
+			return a.login(c.Context(), token)
+		},
+	}
+	a.remote.addFlags(c)
+	return c
+}
+
+func (a *app) login(ctx context.Context, token pki.Token) error {
+	path, err := a.remote.identityPath()
+	if err != nil {
+		return err
+	}
+	if err := a.remote.checkAddress(); err != nil {
+		return err
+	}
+	key, err := pki.NewKey()
+	if err != nil {
+		return err
+	}
+	request, err := pki.Request(key)
+	if err != nil {
+		return err
+	}
+	if err := durable.MakeFolder(filepath.Dir(path)); err != nil { // before the token is used up
+		return err
+	}
+	conn, err := a.remote.dialWith(credentials.NewTLS(pki.JoinConfig(token.Authority)))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	resp, err := espalierv1.NewTrustServiceClient(conn).Enroll(ctx, &espalierv1.EnrollRequest{Secret: token.Secret[:], Request: request})
+	if err != nil {
+		return wire.FromStatus(err)
+	}
+	got, err := pki.Accept(key, resp.GetCertificate(), resp.GetAuthority())
+	if err != nil {
+		return err
+	}
+	if err := got.Write(path); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(a.Out, "you are %v until %s; your credentials are in %s\n",
+		got.Identity(), got.Expires().Format(time.RFC3339), path)
+	return err
+}
+
+func (a *app) hostCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "host",
+		Short: "Shut a host out: 'espalier host revoke'",
+		Args:  exactArgs(),
+		RunE:  func(c *cobra.Command, _ []string) error { return c.Help() },
+	}
+	c.AddCommand(a.revokeCommand(pki.RoleHost))
+	return c
+}
+
+func (a *app) operatorCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "operator",
+		Short: "Shut an operator out: 'espalier operator revoke'",
+		Args:  exactArgs(),
+		RunE:  func(c *cobra.Command, _ []string) error { return c.Help() },
+	}
+	c.AddCommand(a.revokeCommand(""))
+	return c
+}
+
+// revokeCommand shuts out those of a role; "": an operator, of each role.
+func (a *app) revokeCommand(role pki.Role) *cobra.Command {
+	var why string
+	roles := []pki.Role{role}
+	if role == "" {
+		roles = []pki.Role{pki.RoleAdmin, pki.RoleWriter, pki.RoleReader}
+	}
+	c := &cobra.Command{
+		Use:   "revoke NAME",
+		Short: "Make the certificates worthless that NAME has, and end its connections; a new token lets it in again",
+		Args:  exactArgs("NAME"),
+		RunE: func(c *cobra.Command, args []string) error {
+			name, err := desired.ParseName(args[0])
+			if err != nil {
+				return misuse{err}
+			}
+			return a.remote.trusting(func(client espalierv1.TrustServiceClient) error {
+				ended := uint32(0)
+				for _, role := range roles {
+					resp, err := client.Revoke(c.Context(), &espalierv1.RevokeRequest{Role: string(role), Name: string(name), Why: why})
+					if err != nil {
+						return wire.FromStatus(err)
+					}
+					ended += resp.GetConnections()
+				}
+				if a.output == "json" {
+					return a.document(map[string]any{"name": name, "connections": ended})
+				}
+				_, err := fmt.Fprintf(a.Out, "revoked %s; %s ended\n", name, counted(uint64(ended), "connection"))
+				return err
+			})
+		},
+	}
+	c.Flags().StringVarP(&why, "message", "m", "", "why, for the audit log")
+	a.remote.addFlags(c)
+	return c
+}
