@@ -12,10 +12,12 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 
 	"espalier/agent"
 	"espalier/internal/desired"
+	"espalier/internal/pki"
 	"espalier/server"
 	"espalier/store"
 )
@@ -29,6 +31,8 @@ type PollOptions struct {
 	Concurrency int
 	// Duration is how long the run takes; 0: DefaultPollDuration.
 	Duration time.Duration
+	// TLS adds polls over TLS, paired with polls without.
+	TLS      bool
 	Observer Observer
 }
 
@@ -52,6 +56,16 @@ type PollReport struct {
 	// CPURatio the median of their ratios.
 	Pairs    int     `json:"pairs"`
 	CPURatio float64 `json:"cpu_ratio"`
+	// TLS is what TLS adds; nil: it was not asked for.
+	TLS *PollTLS `json:"tls,omitempty"`
+}
+
+// PollTLS is a poll over an established TLS connection, with certificates on
+// both sides, and one without TLS, paired as in PollReport.
+type PollTLS struct {
+	Poll     CallCost `json:"poll"`
+	Plain    CallCost `json:"plain"`
+	CPURatio float64  `json:"cpu_ratio"`
 }
 
 // CallCost is what one call takes, client and server together; the medians over
@@ -80,18 +94,41 @@ func RunPoll(ctx context.Context, o PollOptions) (PollReport, error) {
 		return report, err
 	}
 	err := inFolder(ctx, "", func(dir string) error {
-		polls, err := newPolls(ctx, dir, o.Agents)
+		polls, err := newPolls(ctx, filepath.Join(dir, "plain"), o.Agents, nil)
 		if err != nil {
 			return err
 		}
 		empties, err := newEmpties(ctx, o.Agents)
 		if err == nil {
-			err = errors.Join(o.run(ctx, &report, polls, empties), empties.Close())
+			report.Poll, report.Empty, report.CPURatio, err = o.run(ctx, polls, empties)
+			report.Pairs = o.pairs()
+			err = errors.Join(err, empties.Close())
+		}
+		if err == nil && o.TLS {
+			err = o.runTLS(ctx, dir, &report, polls)
 		}
 		return errors.Join(err, polls.Close())
 	})
 	return report, err
 }
+
+// runTLS pairs polls over TLS with plain ones.
+func (o *PollOptions) runTLS(ctx context.Context, dir string, report *PollReport, plain *caller) error {
+	a, err := pki.OpenAuthority(filepath.Join(dir, "pki"))
+	if err != nil {
+		return err
+	}
+	secure, err := newPolls(ctx, filepath.Join(dir, "secure"), o.Agents, a)
+	if err != nil {
+		return err
+	}
+	var t PollTLS
+	t.Poll, t.Plain, t.CPURatio, err = o.run(ctx, secure, plain)
+	report.TLS = &t
+	return errors.Join(err, secure.Close())
+}
+
+func (o *PollOptions) pairs() int { return int(o.Duration / (2 * slice)) }
 
 func (o *PollOptions) setDefaults() {
 	o.Agents = cmp.Or(o.Agents, DefaultAgents)
@@ -141,23 +178,23 @@ func (c *caller) warm(ctx context.Context, clients int) error {
 	return nil
 }
 
-// run makes slices of both kinds of calls, each kind first in every other pair.
-func (o *PollOptions) run(ctx context.Context, report *PollReport, polls, empties *caller) error {
-	pairs := int(o.Duration / (2 * slice))
-	var poll, empty []CallCost
+// run makes slices of both kinds of calls, each kind first in every other pair,
+// and returns what they cost and the median of the ratios of their CPU.
+func (o *PollOptions) run(ctx context.Context, ours, theirs *caller) (our, their CallCost, cpu float64, err error) {
+	var ourCosts, theirCosts []CallCost
 	var ratios []float64
-	for i := -1; i < pairs; i++ { // the first pair warms up
-		a, b := polls, empties
+	for i := -1; i < o.pairs(); i++ { // the first pair warms up
+		a, b := ours, theirs
 		if i%2 != 0 {
 			a, b = b, a
 		}
 		first, err := o.slice(ctx, a)
 		if err != nil {
-			return err
+			return our, their, 0, err
 		}
 		second, err := o.slice(ctx, b)
 		if err != nil {
-			return err
+			return our, their, 0, err
 		}
 		if i < 0 {
 			continue
@@ -165,14 +202,12 @@ func (o *PollOptions) run(ctx context.Context, report *PollReport, polls, emptie
 		if i%2 != 0 {
 			first, second = second, first
 		}
-		poll, empty = append(poll, first), append(empty, second)
+		ourCosts, theirCosts = append(ourCosts, first), append(theirCosts, second)
 		ratios = append(ratios, first.CPUSeconds/second.CPUSeconds)
-		o.Observer.progress("polling", uint64(i+1), uint64(pairs))
+		o.Observer.progress("polling", uint64(i+1), uint64(o.pairs()))
 	}
 	o.Observer.finished()
-	report.Pairs, report.CPURatio = pairs, median(ratios)
-	report.Poll, report.Empty = medianCall(poll), medianCall(empty)
-	return nil
+	return medianCall(ourCosts), medianCall(theirCosts), median(ratios), nil
 }
 
 // slice makes calls of one kind for a short time.
@@ -211,9 +246,10 @@ func medianCall(costs []CallCost) CallCost {
 	}
 }
 
-// newPolls returns the polls of agents that mirror one set, which is current.
-func newPolls(ctx context.Context, dir string, agents int) (*caller, error) {
-	w, err := openWorld(ctx, dir)
+// newPolls returns the polls of agents that mirror one set, which is current,
+// over TLS if there is an authority.
+func newPolls(ctx context.Context, dir string, agents int, authority *pki.Authority) (*caller, error) {
+	w, err := openWorld(ctx, dir, authority)
 	if err != nil {
 		return nil, err
 	}
@@ -230,7 +266,7 @@ func newPolls(ctx context.Context, dir string, agents int) (*caller, error) {
 		return err
 	}
 	if err = w.publishSmall(ctx); err == nil {
-		all, err = w.openAgents(agents)
+		all, err = w.openAgents(agents, authority)
 	}
 	if err == nil {
 		err = c.warm(ctx, agents)
@@ -253,12 +289,22 @@ func (w *world) publishSmall(ctx context.Context) error {
 
 // openAgents opens agents, of a host each, that share the set. It returns those
 // that it opened also with an error.
-func (w *world) openAgents(n int) (all []*agent.Agent, err error) {
+//
+// Their certificates are those of readers: a host may poll its own set alone.
+func (w *world) openAgents(n int, authority *pki.Authority) (all []*agent.Agent, err error) {
 	for i := range n {
 		host := desired.Name(fmt.Sprintf("host-%04d", i))
+		secure := insecure.NewCredentials()
+		if authority != nil {
+			c, err := authority.Make(pki.Identity{Role: pki.RoleReader, Name: host})
+			if err != nil {
+				return all, err
+			}
+			secure = credentials.NewTLS(pki.NewHolder(c).ClientConfig())
+		}
 		a, err := agent.Open(agent.Options{
 			Host: host, Sets: []desired.Name{setName}, Dir: filepath.Join(w.dir, string(host)),
-			Server: w.address(), Logger: quiet(), Credentials: insecure.NewCredentials(),
+			Server: w.address(), Logger: quiet(), Credentials: secure,
 		})
 		if err != nil {
 			return all, err

@@ -167,7 +167,7 @@ func RunTransfer(ctx context.Context, o TransferOptions) (TransferReport, error)
 		return report, err
 	}
 	err = inFolder(ctx, "", func(dir string) error {
-		world, err := openWorld(ctx, dir)
+		world, err := openWorld(ctx, dir, nil)
 		if err != nil {
 			return err
 		}

@@ -12,6 +12,7 @@ import (
 
 	"espalier/agent"
 	"espalier/internal/desired"
+	"espalier/internal/pki"
 	"espalier/server"
 	"espalier/store"
 )
@@ -36,11 +37,20 @@ type world struct {
 // quiet keeps logs from a report: what went wrong is in an error, too.
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
-// openWorld starts a server of an empty store in dir.
+// openWorld starts a server of an empty store in dir, over TLS if there is an
+// authority.
 //
 // It runs without the scrub, which reads values in the background at its own
 // pace, and is no part of what is measured.
-func openWorld(ctx context.Context, dir string) (*world, error) {
+func openWorld(ctx context.Context, dir string, authority *pki.Authority) (*world, error) {
+	o := server.Options{Logger: quiet(), ScrubBytes: -1, ScratchDir: dir, CallRate: -1}
+	if authority != nil {
+		own, err := authority.Make(pki.Identity{Role: pki.RoleServer, Name: "server"})
+		if err != nil {
+			return nil, err
+		}
+		o.Trust = &server.Trust{Credentials: pki.NewHolder(own), Authority: authority}
+	}
 	s, err := store.Open(filepath.Join(dir, "server"), store.Options{Logger: quiet()})
 	if err != nil {
 		return nil, err
@@ -52,7 +62,7 @@ func openWorld(ctx context.Context, dir string) (*world, error) {
 	ctx, stop := context.WithCancel(ctx)
 	w := &world{dir: dir, store: s, wire: l, stop: stop, served: make(chan error, 1)}
 	go func() {
-		w.served <- server.New(s, server.Options{Logger: quiet(), ScrubBytes: -1, ScratchDir: dir}).Run(ctx, l)
+		w.served <- server.New(s, o).Run(ctx, l)
 	}()
 	return w, nil
 }

@@ -27,6 +27,7 @@ type peerInfo struct {
 type guard struct {
 	credentials.TransportCredentials
 	handshakes *rate.Limiter
+	calls      rate.Limit // on one connection
 
 	mu sync.Mutex
 	// until is, by identity, up to when what was issued is worth nothing.
@@ -56,7 +57,7 @@ func (g *guard) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, e
 	if c, ok := raw.(*doorConn); ok {
 		c.door.settle(c)
 	}
-	info := &peerInfo{TLSInfo: auth.(credentials.TLSInfo), limit: rate.NewLimiter(CallRate, CallBurst)}
+	info := &peerInfo{TLSInfo: auth.(credentials.TLSInfo), limit: rate.NewLimiter(g.calls, CallBurst)}
 	live := &liveConn{Conn: conn, guard: g}
 	if certs := info.State.PeerCertificates; len(certs) > 0 {
 		if info.identity, err = pki.IdentityOf(certs[0]); err != nil {

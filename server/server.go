@@ -41,6 +41,9 @@ type Options struct {
 	Trust *Trust
 	// Audit is where changes are recorded; nil: nowhere.
 	Audit *audit.Log
+	// CallRate is how many calls a second are answered on one connection over
+	// TLS; 0: CallRate, less than 0: any number.
+	CallRate int
 	// ScratchDir is where large uploads are put until they are whole; empty:
 	// the system's folder for temporary files.
 	ScratchDir string
@@ -73,6 +76,11 @@ func (s *Server) Run(ctx context.Context, l net.Listener) error {
 			return errors.Join(fmt.Errorf("read who is revoked: %w", err), l.Close())
 		}
 		s.guard = newGuard(trust.Credentials.ServerConfig(), revoked)
+		if r := s.options.CallRate; r < 0 {
+			s.guard.calls = rate.Inf
+		} else {
+			s.guard.calls = rate.Limit(cmp.Or(r, CallRate))
+		}
 		l = &door{Listener: l}
 	}
 	g := grpc.NewServer(s.serverOptions()...)

@@ -233,6 +233,7 @@ func (a *app) benchPollCommand() *cobra.Command {
 	}
 	c.Flags().IntVar(&o.Agents, "agents", bench.DefaultAgents, "number of agents")
 	c.Flags().IntVar(&o.Concurrency, "concurrency", 0, "how many of them poll at a time (default all)")
+	c.Flags().BoolVar(&o.TLS, "tls", false, "also measure polls over TLS, against polls without, for as long again")
 	c.Flags().Float64Var(&seconds, "seconds", bench.DefaultPollDuration.Seconds(), "how long to measure")
 	return c
 }
@@ -255,9 +256,15 @@ func (a *app) benchPoll(ctx context.Context, o bench.PollOptions) error {
 	}
 	add("idle poll", report.Poll)
 	add("empty call", report.Empty)
+	overTLS := ""
+	if tls := report.TLS; tls != nil {
+		add("idle poll over TLS", tls.Poll)
+		add("idle poll, paired", tls.Plain)
+		overTLS = fmt.Sprintf("Over TLS it takes %.2f times the CPU of one without.\n", tls.CPURatio)
+	}
 	t.Render()
-	_, err = fmt.Fprintf(a.Out, "\nAn idle poll takes %.2f times the CPU of an empty call, the median of %s.\n"+
+	_, err = fmt.Fprintf(a.Out, "\nAn idle poll takes %.2f times the CPU of an empty call, the median of %s.\n%s"+
 		"%s, %d at a time, a connection each; %s, %d CPUs, %s.\n",
-		report.CPURatio, counted(uint64(report.Pairs), "pair"), counted(uint64(report.Agents), "agent"), report.Concurrency, report.System, report.CPUs, report.Go)
+		report.CPURatio, counted(uint64(report.Pairs), "pair"), overTLS, counted(uint64(report.Agents), "agent"), report.Concurrency, report.System, report.CPUs, report.Go)
 	return err
 }

@@ -80,6 +80,7 @@ func TestBench(t *testing.T) {
 		{"transfer --objects 2000 --rounds 1 --cases full,idle", []string{"full", "idle", "106"}},
 		{"commit --objects 2000 --rounds 1", []string{"1 change", "100 changes, scattered", "200 changes, clustered", "Growth"}},
 		{"poll --agents 2 --seconds 0.5", []string{"idle poll", "empty call", "106 B", "the median of 1 pair"}},
+		{"poll --agents 2 --seconds 0.5 --tls", []string{"idle poll over TLS", "150 B", "Over TLS it takes"}},
 	} {
 		status, out, errs := runBench(t, append([]string{"bench"}, strings.Fields(c.args)...)...)
 		if status != 0 || errs != "" {
