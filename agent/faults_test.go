@@ -226,7 +226,7 @@ func testFork(t *testing.T, later int) {
 	}
 	a = open(t, agent.Options{Host: "web-01", Dir: mirror, Server: o.addr})
 	for range 2 {
-		if _, err := a.Sync(t.Context()); !errors.Is(err, agent.ErrUnsafe) || !strings.Contains(err.Error(), "'espalier epoch SET'") {
+		if _, err := a.Sync(t.Context()); !errors.Is(err, agent.ErrUnsafe) || !strings.Contains(err.Error(), "'espalier epoch'") {
 			t.Errorf("Sync = %v, want %v", err, agent.ErrUnsafe)
 		}
 		err = a.View("web-01", func(s *store.Snapshot) error {

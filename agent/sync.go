@@ -222,7 +222,8 @@ func (a *Agent) refuse(m *mirror, head desired.Head) error {
 		ErrUnsafe, head.Number, m.Head().Number, remedy)
 }
 
-const remedy = "on the server, 'espalier epoch SET' lets all hosts follow what it has now, and 'espalier restore SET FILE' a backup"
+// remedy says what an operator can do.
+const remedy = "on the server, 'espalier epoch' lets all hosts follow what it has now, and 'espalier restore' a backup"
 
 // admit reports whether head leads on from the latest revision that this host
 // has ever held. Nothing moves backwards, unless an operator started a new

@@ -176,6 +176,7 @@ func TestPollRefuses(t *testing.T) {
 	for name, sets := range map[string][]*espalierv1.HeldSet{
 		"no name":                {{}},
 		"a name that leads away": {{Name: "../s"}},
+		"a number too high":      {{Name: "s", Number: desired.MaxNumber + 1}},
 		"too many":               make([]*espalierv1.HeldSet, wire.MaxPolledSets+1),
 	} {
 		_, err := client.Poll(t.Context(), &espalierv1.PollRequest{Sets: sets})
@@ -184,7 +185,7 @@ func TestPollRefuses(t *testing.T) {
 		}
 	}
 	resp, err := client.Poll(t.Context(), &espalierv1.PollRequest{Sets: []*espalierv1.HeldSet{
-		{Name: "s", Epoch: math.MaxUint64, Number: math.MaxUint64, Root: math.MaxUint64},
+		{Name: "s", Epoch: math.MaxUint64, Number: desired.MaxNumber, Root: math.MaxUint64},
 	}})
 	if err != nil || len(resp.GetSets()) != 1 || resp.GetSets()[0].GetStatus() != espalierv1.SetAnswer_STATUS_UNKNOWN {
 		t.Errorf("a poll of what never was: %v, %v", resp, err)

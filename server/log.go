@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"hash/maphash"
 	"log/slog"
@@ -34,6 +35,8 @@ func (s *Server) logChange(ctx context.Context, call string, set desired.Name, w
 	case err == nil:
 		args := []any{"set", set, "epoch", head.Epoch.String(), "revision", head.Number, "who", who(ctx), "why", why}
 		s.log.Info(call, append(args, more...)...)
+	case errors.Is(err, store.ErrConflict): // others were first; who tries again finds out
+		s.log.Debug(call+" refused", "set", set, "who", who(ctx), "error", err)
 	case ctx.Err() == nil: // or the caller gave up
 		s.log.Warn(call+" refused", "set", set, "who", who(ctx), "why", why, "error", err)
 	}

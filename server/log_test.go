@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"espalier/internal/desired"
 	espalierv1 "espalier/proto/espalier/v1"
 	"espalier/server"
 )
@@ -64,10 +65,14 @@ func TestLog(t *testing.T) {
 		must(commit(t, conn, &espalierv1.CommitTerms{Set: "s", Why: "first"}, frame(t, put("a", "1"))))
 		must(commit(t, conn, &espalierv1.CommitTerms{Set: "s", Why: "again"}, frame(t, put("a", "1"))))
 		must(commit(t, conn, &espalierv1.CommitTerms{Set: "s", Why: "drill", Restore: &espalierv1.Restore{}}, frame(t, put("b", "1"))))
-		refused := &espalierv1.CommitTerms{Set: "s", Expect: &espalierv1.Position{Number: 9}}
+		stale := &espalierv1.CommitTerms{Set: "s", Expect: &espalierv1.Position{Number: 9}} // who is late tries again
+		guarded := &espalierv1.CommitTerms{Set: "s", MaxDelete: &espalierv1.DeleteLimit{}}
 		for range 3 {
-			if _, err := commit(t, conn, refused, frame(t, put("a", "2"))); err == nil {
+			if _, err := commit(t, conn, stale, frame(t, put("a", "2"))); err == nil {
 				t.Error("a stale revision was not refused")
+			}
+			if _, err := commit(t, conn, guarded, frame(t, desired.Change{Key: []byte("b")})); err == nil {
+				t.Error("a deletion too many was not refused")
 			}
 		}
 		must(operator.DeleteSet(t.Context(), &espalierv1.DeleteSetRequest{Set: "s", Why: "the end"}))

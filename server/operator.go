@@ -43,7 +43,7 @@ func (o operatorService) ListSets(ctx context.Context, req *espalierv1.ListSetsR
 func (o operatorService) GetHead(_ context.Context, req *espalierv1.GetHeadRequest) (*espalierv1.GetHeadResponse, error) {
 	resp := &espalierv1.GetHeadResponse{}
 	err := o.view(req.GetSet(), func(s *store.Snapshot) error {
-		resp.Head, resp.Salt = wire.HeadToWire(s.Head()), s.Shape().Salt
+		resp.Head, resp.Salt, resp.Forked = wire.HeadToWire(s.Head()), s.Shape().Salt, s.Forked() != nil
 		return nil
 	})
 	return resp, wire.ToStatus(err)

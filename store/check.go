@@ -63,6 +63,9 @@ func (s *Store) Check(ctx context.Context, name desired.Name, progress func(done
 	}
 	defer h.release()
 	report, err := checkHandle(ctx, h, progress)
+	if _, out := set.head(); err == nil && out != nil && report.Found == 0 {
+		report.add("set", "%v", out) // for a reason that lies beyond its rows
+	}
 	if err == nil && report.Found > 0 {
 		set.quarantine(s.log, fmt.Errorf("%w: a check found %d problems; the first: %v", ErrCorrupt, report.Found, report.Problems[0]))
 	}
@@ -80,6 +83,11 @@ func checkHandle(ctx context.Context, h *handle, progress func(done, total uint6
 		c = newChecker(tx, snap)
 		return c.check(ctx, progress)
 	})
+	if c == nil && errors.Is(err, ErrCorrupt) { // it can't even be begun
+		c = &checker{}
+		c.report.add("head", "%v", err)
+		err = nil
+	}
 	if c == nil {
 		return Report{}, err
 	}

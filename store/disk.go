@@ -27,6 +27,8 @@ const (
 	lockFile   = "lock"
 	ownerFile  = "owner" // whose data folder it is, in words
 
+	identityFile = "identity.pem" // what an agent got when it joined; not the store's
+
 	newFileSuffix = ".new" // of a small file that is being written
 
 	// The names of files that belong to a set. Only what ends in setSuffix is
@@ -121,6 +123,9 @@ func fileBytes(h desired.Head) uint64 {
 // and says who has it, if another process has, and one that matches ErrForeign
 // if the folder belongs to another owner. Open locks its folder itself.
 func LockDir(dir, owner string) (io.Closer, error) {
+	if err := ours(dir); err != nil {
+		return nil, err
+	}
 	lock, err := lockDir(dir)
 	if err != nil {
 		return nil, err
@@ -129,6 +134,25 @@ func LockDir(dir, owner string) (io.Closer, error) {
 		return nil, errors.Join(err, lock.Close())
 	}
 	return lock, nil
+}
+
+// ours returns nil if dir is a data folder, or empty, or not there.
+func ours(dir string) error {
+	files, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("read data folder: %w", err)
+	}
+	for _, f := range files {
+		if f.Name() == ownerFile || f.Name() == setsFolder {
+			return nil
+		}
+	}
+	for _, f := range files {
+		if name := f.Name(); name != lockFile && name != identityFile {
+			return fmt.Errorf("%w: %s is no data folder, and not empty: it has %.100q", ErrForeign, dir, name)
+		}
+	}
+	return nil
 }
 
 // own makes dir belong to owner, if it belongs to nobody.

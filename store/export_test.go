@@ -1,7 +1,11 @@
 package store
 
 import (
+	"bytes"
+	"encoding/binary"
 	"testing"
+
+	bolt "go.etcd.io/bbolt"
 
 	"espalier/internal/desired"
 )
@@ -12,6 +16,23 @@ func WriteFloor(t testing.TB, path string, r desired.Revision) {
 	if err := writeFloor(path, r); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// SealHead makes the head's checksum right again, after a test has changed what
+// it covers.
+func SealHead(tx *bolt.Tx) error {
+	b := tx.Bucket(bucketMeta)
+	head := bytes.Clone(b.Get(metaHead))
+	m := meta{name: desired.Name(b.Get(metaName)), salt: binary.BigEndian.Uint64(b.Get(metaSalt))}
+	if v := b.Get(metaForked); v != nil {
+		m.forked = binary.BigEndian.Uint64(v)
+	}
+	var err error
+	if m.head.Lineage, err = decodePositions(b.Get(metaLineage)); err != nil {
+		return err
+	}
+	binary.BigEndian.PutUint64(head[headBytes-8:], m.checksum(head[:headBytes-8]))
+	return b.Put(metaHead, head)
 }
 
 // Small returns o with the bounds on what is handled at once lowered to rows,

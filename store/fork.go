@@ -29,6 +29,10 @@ func (s *Store) Fork(ctx context.Context, name desired.Name, p desired.Position)
 	if st.head.Epoch != p.Epoch || st.forked >= p.Number {
 		return nil
 	}
+	p.Number = min(p.Number, st.head.Number+maxLead)
+	if st.forked >= p.Number {
+		return nil
+	}
 	_, err = s.update(set, func(e *edit) error {
 		e.forked = p.Number
 		return e.meta.write(e.tx)
@@ -43,9 +47,9 @@ func (s *Store) Fork(ctx context.Context, name desired.Name, p desired.Position)
 }
 
 func (m *meta) forkError() error {
-	return fmt.Errorf("set %s: its %w: a host holds a revision %d that is none of its history, which is at %d; "+
+	return fmt.Errorf("its %w: a host holds a revision %d that is none of its history, which is at %d; "+
 		"nothing is committed until 'espalier epoch %s' lets all hosts follow what the server has, or 'espalier restore %s FILE' a backup",
-		m.name, ErrForked, m.forked, m.head.Number, m.name, m.name)
+		ErrForked, m.forked, m.head.Number, m.name, m.name)
 }
 
 // Renew starts a new epoch of the set from what it holds. Hosts follow it,

@@ -104,7 +104,7 @@ func FuzzMeta(f *testing.F) {
 	f.Add(m.encodeHead(), encodePositions(m.head.Lineage))
 	f.Fuzz(func(t *testing.T, head, lineage []byte) {
 		var m meta
-		if m.decodeHead(head) == nil && !bytes.Equal(m.encodeHead(), head) {
+		if body := headBytes - 8; m.decodeHead(head) == nil && !bytes.Equal(m.encodeHead()[:body], head[:body]) {
 			t.Errorf("head %x became %x", head, m.encodeHead())
 		}
 		if all, err := decodePositions(lineage); err == nil && !bytes.Equal(encodePositions(all), lineage) {

@@ -68,6 +68,9 @@ func (o opener) open(path string) (*handle, error) {
 	if err != nil {
 		return nil, err
 	}
+	if b.Torn {
+		o.log.Error("one of a file's two first pages is damaged; if it was the newer one, what was committed last is lost", "file", path)
+	}
 	if !b.Clean {
 		if err := o.probe(context.Background(), path); err != nil {
 			return nil, fmt.Errorf("probe file %s, which was not closed cleanly: %w", path, err)

@@ -455,3 +455,41 @@ func TestInUse(t *testing.T) {
 	}
 	openStore(t, dir, quiet)
 }
+
+// TestForkIsBounded: the word of one host does not use up the numbers of a set.
+func TestForkIsBounded(t *testing.T) {
+	s := openStore(t, t.TempDir(), quiet)
+	commit(t, s, "set", numbered(3, "1"))
+	for range 3 {
+		head, err := s.Head("set")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Fork(t.Context(), "set", desired.Position{Epoch: head.Epoch, Number: desired.MaxNumber}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Commit(t.Context(), "set", store.Commit{Changes: numbered(3, "2").changes()}); !errors.Is(err, store.ErrForked) {
+			t.Errorf("Commit = %v, want %v", err, store.ErrForked)
+		}
+		next, err := s.Renew(t.Context(), "set", "", "")
+		if err != nil || next.Number <= head.Number || next.Number > head.Number+1<<33 {
+			t.Errorf("Renew = %v, %v after %v", next.Position, err, head.Position)
+		}
+	}
+	checkClean(t, s, "set")
+}
+
+// TestCheckOfAQuarantinedSet: a set that is not served is not sound.
+func TestCheckOfAQuarantinedSet(t *testing.T) {
+	dir := t.TempDir()
+	s := openStore(t, dir, quiet)
+	commit(t, s, "set", numbered(3, "1"))
+	s.Close()
+	if err := os.Rename(dir+"/sets/set.db", dir+"/sets/other.db"); err != nil {
+		t.Fatal(err)
+	}
+	s = openStore(t, dir, quiet)
+	if r, err := s.Check(t.Context(), "other", nil); err != nil || r.Found == 0 {
+		t.Errorf("Check = %v, %v, want a problem", r, err)
+	}
+}

@@ -35,6 +35,9 @@ const (
 	// grants.
 	MaxTokens     = 10_000
 	MaxGrantBytes = 8 << 10
+	// maxLead bounds by how much a host's number can raise that of an epoch which
+	// is begun after a fork: the word of one host must not use numbers up.
+	maxLead = 1 << 32
 	// MaxMarkBytes bounds the mark of a staging.
 	MaxMarkBytes = 64 << 10
 

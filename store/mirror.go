@@ -56,9 +56,9 @@ func OpenMirror(dir string, name desired.Name, o Options) (*Mirror, error) {
 	m.state.Store(&mirrorState{floor: floor})
 	switch err := m.open(); {
 	case errors.Is(err, fs.ErrNotExist):
-	case errors.Is(err, ErrCorrupt):
+	case errors.Is(err, ErrCorrupt), errors.Is(err, ErrFormat): // of a flipped bit, as likely as not
 		if err := m.rescue(context.Background(), err); err != nil {
-			return nil, fmt.Errorf("mirror of %s: %w", name, err)
+			return nil, err
 		}
 	case err != nil:
 		return nil, fmt.Errorf("mirror of %s: %w", name, err)
@@ -99,7 +99,7 @@ func (m *Mirror) load(h *handle) error {
 			return err
 		}
 		if snap.meta.name != m.name {
-			return fmt.Errorf("it mirrors the set %q, not %q; it was renamed or copied", snap.meta.name, m.name)
+			return fmt.Errorf("%w: it mirrors the set %q, not %q; it was renamed or copied", ErrCorrupt, snap.meta.name, m.name)
 		}
 		st.head, st.tree = snap.Head(), desired.Digest{}
 		if root, err := merkle.Root(snap); err == nil { // else the mirror is damaged

@@ -941,3 +941,42 @@ func TestRepairFlips(t *testing.T) {
 		t.Error("no damage left anything of a mirror")
 	}
 }
+
+// TestDamagedMeta flips each bit of what a mirror says of itself: nothing of it
+// is believed, nothing wedges, and the floor stays.
+func TestDamagedMeta(t *testing.T) {
+	src := newSource(t, model{"a": "1", "b": "2"})
+	dir := t.TempDir()
+	path := dir + "/sets/set.db"
+	mirror := openMirror(t, dir, quiet)
+	src.sync(mirror)
+	mirror.Close()
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, row := range []string{"format", "name", "salt", "head"} {
+		for at := 0; ; at++ {
+			if err := os.WriteFile(path, whole, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			more := false
+			withFile(t, path, func(tx *bolt.Tx) error {
+				if more = at < len(tx.Bucket([]byte("meta")).Get([]byte(row))); !more {
+					return nil
+				}
+				return poke(tx, "meta", row, at)
+			})
+			if !more {
+				break
+			}
+			mirror := openMirror(t, dir, quiet)
+			if mirror.Head().Number != 0 || mirror.Floor() != src.head().Revision {
+				t.Fatalf("%s, byte %d: mirror at %v, floor %v", row, at, mirror.Head().Position, mirror.Floor().Position)
+			}
+			src.sync(mirror)
+			src.mirrors(mirror)
+			mirror.Close()
+		}
+	}
+}

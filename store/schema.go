@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/cespare/xxhash/v2"
 	bolt "go.etcd.io/bbolt"
 
 	"espalier/internal/desired"
@@ -18,7 +19,8 @@ import (
 //	meta      "format"    uvarint: formatVersion
 //	          "name"      the set's name
 //	          "salt"      8 bytes: the seed of the tree's shape
-//	          "head"      epoch 16, number 8, root 32, objects 8, bytes 8, keys in the journal 8
+//	          "head"      epoch 16, number 8, root 32, objects 8, bytes 8, keys in the journal 8,
+//	                      xxhash64 of name, salt, lineage, forked and the above 8
 //	          "lineage"   (epoch 16, number 8)*: the epochs that were left, the latest first
 //	          "forked"    number 8: the highest that a host holds with another root than this
 //	                      history has, or that this history has not reached; absent: none does
@@ -40,7 +42,7 @@ import (
 //	          the latest first
 //	tokens    digest of a token's secret 32 → expires 8 (milliseconds since 1970), what it grants
 //	revoked   who → 8: up to when (milliseconds since 1970) what was issued is worth nothing
-const formatVersion = 1
+const formatVersion = 2
 
 var (
 	bucketMeta     = []byte("meta")
@@ -70,7 +72,7 @@ var (
 const (
 	digestBytes   = len(desired.Digest{})
 	positionBytes = len(desired.Epoch{}) + 8
-	headBytes     = positionBytes + digestBytes + 3*8
+	headBytes     = positionBytes + digestBytes + 4*8
 	// minObjectRow is a digest and the least envelope.
 	minObjectRow = digestBytes + 1
 )
@@ -144,7 +146,8 @@ func decodeMeta(get func(key []byte) []byte) (meta, error) {
 		return meta{}, fmt.Errorf("%w: meta row %q has %d bytes, want 8", ErrCorrupt, metaSalt, len(salt))
 	}
 	m.salt = binary.BigEndian.Uint64(salt)
-	if err := m.decodeHead(get(metaHead)); err != nil {
+	head := get(metaHead)
+	if err := m.decodeHead(head); err != nil {
 		return meta{}, err
 	}
 	if held := get(metaHeld); len(held) == digestBytes+16 {
@@ -155,8 +158,26 @@ func decodeMeta(get func(key []byte) []byte) (meta, error) {
 		m.forked = binary.BigEndian.Uint64(forked)
 	}
 	var err error
-	m.head.Lineage, err = decodePositions(get(metaLineage))
-	return m, err
+	if m.head.Lineage, err = decodePositions(get(metaLineage)); err != nil {
+		return meta{}, err
+	}
+	if sum := head[headBytes-8:]; binary.BigEndian.Uint64(sum) != m.checksum(head[:headBytes-8]) {
+		return meta{}, fmt.Errorf("%w: meta row %q, or one beside it, does not match its checksum", ErrCorrupt, metaHead)
+	}
+	return m, nil
+}
+
+// checksum returns that of what no digest covers: who the set is and where its
+// history stands.
+func (m *meta) checksum(head []byte) uint64 {
+	var h xxhash.Digest
+	h.Reset()
+	h.WriteString(string(m.name))
+	h.Write(binary.BigEndian.AppendUint64([]byte{0}, m.salt))
+	h.Write(encodePositions(m.head.Lineage))
+	h.Write(binary.BigEndian.AppendUint64(nil, m.forked))
+	h.Write(head)
+	return h.Sum64()
 }
 
 func (m *meta) decodeHead(v []byte) error {
@@ -207,7 +228,8 @@ func (m *meta) encodeHead() []byte {
 	v = append(v, m.head.Root[:]...)
 	v = binary.BigEndian.AppendUint64(v, m.head.Objects)
 	v = binary.BigEndian.AppendUint64(v, m.head.Bytes)
-	return binary.BigEndian.AppendUint64(v, m.journalled)
+	v = binary.BigEndian.AppendUint64(v, m.journalled)
+	return binary.BigEndian.AppendUint64(v, m.checksum(v))
 }
 
 // write writes the rows that follow the head.

@@ -40,6 +40,15 @@ func openSnapshot(tx *bolt.Tx) (*Snapshot, error) {
 // Head returns the revision.
 func (s *Snapshot) Head() desired.Head { return s.meta.head }
 
+// Forked returns nil if commits to the set are accepted, and otherwise an error
+// that matches ErrForked; see Store.Fork.
+func (s *Snapshot) Forked() error {
+	if s.meta.forked == 0 {
+		return nil
+	}
+	return s.meta.forkError()
+}
+
 // Shape returns the shape of the set's tree.
 func (s *Snapshot) Shape() merkle.Shape { return s.meta.shape() }
 

@@ -94,9 +94,12 @@ func TestBackupLeftOver(t *testing.T) {
 	backup := func(name string, place ...string) {
 		t.Helper()
 		folder := filepath.Join(dir, name)
-		left := filepath.Join(folder, ".espalier-backup-file", "new", "sets")
-		if err := os.MkdirAll(left, 0o700); err != nil {
-			t.Fatal(err)
+		scratch := filepath.Join(folder, ".espalier-backup-file")
+		left := filepath.Join(scratch, "new", "sets")
+		for _, dir := range []string{left, filepath.Join(scratch, "sets")} { // as a killed backup leaves it
+			if err := os.MkdirAll(dir, 0o700); err != nil {
+				t.Fatal(err)
+			}
 		}
 		for _, f := range []string{"s.db", "s.db.floor", "s.db.staging"} {
 			if err := os.WriteFile(filepath.Join(left, f), []byte("half of it"), 0o600); err != nil {

@@ -201,6 +201,13 @@ func (a *app) backupCommand() *cobra.Command {
 		if err := a.remote.check(); err != nil {
 			return err
 		}
+		err := a.remote.operate(func(client espalierv1.OperatorServiceClient) error { // for what it says of a set that it can't serve
+			_, err := client.GetHead(ctx, &espalierv1.GetHeadRequest{Set: string(name)})
+			return wire.FromStatus(err)
+		})
+		if err != nil {
+			return err
+		}
 		return a.backup(name, args[1], func(dir string) (string, error) { return a.mirror(ctx, name, dir) })
 	}
 	offline := func(ctx context.Context, s *store.Store, name desired.Name, args []string) error {

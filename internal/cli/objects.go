@@ -244,10 +244,14 @@ func (a *app) printCommit(set desired.Name, r *espalierv1.CommitResponse) error 
 		Set: set, Epoch: head.Epoch.String(), Revision: head.Number, Root: head.Root.String(), Objects: head.Objects,
 		Created: r.GetCreated(), Updated: r.GetUpdated(), Deleted: r.GetDeleted(), Unchanged: r.GetUnchanged(),
 	}
+	say := a.sayCommit
 	if a.output == "json" {
-		return a.document(d)
+		say = func(d commitDocument) error { return a.document(d) }
 	}
-	return a.sayCommit(d)
+	if err := say(d); err != nil {
+		return fmt.Errorf("%s is at revision %d, which the commit led to, but: %w", set, d.Revision, err)
+	}
+	return nil
 }
 
 func (a *app) sayCommit(d commitDocument) error {

@@ -38,7 +38,13 @@ func (a *app) headCommand() *cobra.Command {
 					return err
 				}
 				if a.output == "json" {
-					return a.document(headOf(name, head))
+					return a.document(struct {
+						headDocument
+						Forked bool `json:"forked,omitempty"`
+					}{headOf(name, head), resp.GetForked()})
+				}
+				if resp.GetForked() {
+					fmt.Fprintf(a.Err, "espalier: a host holds another history of %s; nothing is committed to it: see 'espalier epoch --help'\n", name)
 				}
 				_, err = fmt.Fprintf(a.Out, "%s is at revision %d of epoch %s: %s, %s\nroot %s\n",
 					name, head.Number, head.Epoch, counted(head.Objects, "object"), size(head.Bytes), head.Root)

@@ -20,6 +20,9 @@ const (
 	MaxHeadBytes = MaxAttributes*(2*MaxAttributeBytes+6) + MaxAfter*(MaxKeyBytes+3) + 8
 	// MaxEnvelopeBytes bounds an encoded envelope.
 	MaxEnvelopeBytes = MaxHeadBytes + MaxValueBytes + 8
+	// MaxNumber bounds the number of a revision: a commit a nanosecond would take
+	// a century to get there.
+	MaxNumber = 1 << 62
 	// MaxLineage bounds the earlier epochs that a set remembers.
 	MaxLineage = 64
 )

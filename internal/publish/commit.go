@@ -33,6 +33,10 @@ func (a *applier) baseOnce(ctx context.Context) (base, error) {
 	if err != nil {
 		return base{}, err
 	}
+	if resp.GetForked() {
+		return base{}, fmt.Errorf("set %s: its %w; nothing is committed until 'espalier epoch %s' lets all hosts follow what the server has, "+
+			"or 'espalier restore %s FILE' a backup", a.o.Set, store.ErrForked, a.o.Set, a.o.Set)
+	}
 	head, err := wire.HeadFromWire(resp.GetHead())
 	return base{exists: true, head: head, salt: resp.GetSalt()}, err
 }

@@ -23,6 +23,9 @@ func PositionFromWire(m *espalierv1.Position) (desired.Position, error) {
 	if len(m.GetEpoch()) > 0 && copy(p.Epoch[:], m.Epoch) != len(m.Epoch) || len(m.GetEpoch())%len(p.Epoch) != 0 {
 		return desired.Position{}, fmt.Errorf("%w position: an epoch of %d bytes", desired.ErrInvalid, len(m.Epoch))
 	}
+	if p.Number > desired.MaxNumber {
+		return desired.Position{}, fmt.Errorf("%w position: number %d, at most %d is allowed", desired.ErrInvalid, p.Number, uint64(desired.MaxNumber))
+	}
 	return p, nil
 }
 

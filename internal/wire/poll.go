@@ -33,6 +33,9 @@ func PollRequestFromWire(m *espalierv1.PollRequest) ([]delta.Held, error) {
 		if err != nil {
 			return nil, err
 		}
+		if s.GetNumber() > desired.MaxNumber {
+			return nil, fmt.Errorf("%w poll: set %s is held at number %d", desired.ErrInvalid, name, s.GetNumber())
+		}
 		held[i] = delta.Held{Name: name, Epoch: s.GetEpoch(), Number: s.GetNumber(), Root: s.GetRoot()}
 	}
 	return held, nil

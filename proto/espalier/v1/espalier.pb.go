@@ -1273,7 +1273,8 @@ func (x *GetHeadRequest) GetSet() string {
 type GetHeadResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Head          *Head                  `protobuf:"bytes,1,opt,name=head,proto3" json:"head,omitempty"`
-	Salt          uint64                 `protobuf:"fixed64,2,opt,name=salt,proto3" json:"salt,omitempty"` // of the set's tree
+	Salt          uint64                 `protobuf:"fixed64,2,opt,name=salt,proto3" json:"salt,omitempty"`    // of the set's tree
+	Forked        bool                   `protobuf:"varint,3,opt,name=forked,proto3" json:"forked,omitempty"` // commits are refused, until Renew or a restore
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1320,6 +1321,13 @@ func (x *GetHeadResponse) GetSalt() uint64 {
 		return x.Salt
 	}
 	return 0
+}
+
+func (x *GetHeadResponse) GetForked() bool {
+	if x != nil {
+		return x.Forked
+	}
+	return false
 }
 
 type LogRequest struct {
@@ -3253,10 +3261,11 @@ const file_espalier_v1_espalier_proto_rawDesc = "" +
 	"\x05error\x18\x03 \x01(\tR\x05error\x12\x16\n" +
 	"\x06forked\x18\x04 \x01(\bR\x06forked\"\"\n" +
 	"\x0eGetHeadRequest\x12\x10\n" +
-	"\x03set\x18\x01 \x01(\tR\x03set\"L\n" +
+	"\x03set\x18\x01 \x01(\tR\x03set\"d\n" +
 	"\x0fGetHeadResponse\x12%\n" +
 	"\x04head\x18\x01 \x01(\v2\x11.espalier.v1.HeadR\x04head\x12\x12\n" +
-	"\x04salt\x18\x02 \x01(\x06R\x04salt\"4\n" +
+	"\x04salt\x18\x02 \x01(\x06R\x04salt\x12\x16\n" +
+	"\x06forked\x18\x03 \x01(\bR\x06forked\"4\n" +
 	"\n" +
 	"LogRequest\x12\x10\n" +
 	"\x03set\x18\x01 \x01(\tR\x03set\x12\x14\n" +

@@ -55,6 +55,10 @@ type Info struct {
 	// Clean is whether the free pages are listed in the file. bbolt walks all
 	// pages of one that isn't when it opens it.
 	Clean bool
+	// Torn is whether one of the two first pages is not valid, so that the
+	// other, which may be older, has to do. Crashes don't leave such a file: the
+	// disk does.
+	Torn bool
 
 	txid, root, freelist uint64
 }
@@ -71,17 +75,19 @@ func Inspect(path string) (Info, error) {
 	if err != nil {
 		return Info{}, err
 	}
-	newest, ok := readMeta(f, 0)
-	second := int64(newest.PageSize)
-	if !ok {
-		second = int64(os.Getpagesize())
+	newest, first := readMeta(f, 0)
+	at := int64(newest.PageSize)
+	if !first {
+		at = int64(os.Getpagesize())
 	}
-	if m, found := readMeta(f, second); found && (!ok || m.txid > newest.txid) {
-		newest, ok = m, true
+	m, second := readMeta(f, at)
+	if second && (!first || m.txid > newest.txid) {
+		newest = m
 	}
-	if !ok {
+	if !first && !second {
 		return Info{}, fmt.Errorf("%w: it has no valid first page", ErrDamaged)
 	}
+	newest.Torn = !first || !second
 	if want := int64(newest.Pages) * int64(newest.PageSize); stat.Size() < want {
 		return Info{}, fmt.Errorf("%w: it is cut short, %d bytes of %d", ErrDamaged, stat.Size(), want)
 	}
