@@ -13,6 +13,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 
 	"espalier/internal/desired"
+	"espalier/internal/durable"
 	"espalier/merkle"
 )
 
@@ -121,7 +122,7 @@ func (m *Mirror) putAside(why error) error {
 	m.slot.swap(nil)
 	m.log.Error("the mirror can't be read and will be fetched again", "set", m.name, "error", why, "kept", m.path(damagedSuffix))
 	m.state.Store(&mirrorState{floor: m.Floor()})
-	return renameFile(m.path(setSuffix), m.path(damagedSuffix))
+	return durable.Rename(m.path(setSuffix), m.path(damagedSuffix))
 }
 
 // settle holds the floor, or the error of reading it, against the mirror.
