@@ -34,8 +34,9 @@ const (
 	newSuffix     = ".db.new"     // being written; left over by a crash
 	stagingSuffix = ".db.staging" // an agent's; survives
 	floorSuffix   = ".db.floor"   // an agent's; written as a small file
+	floorSuffix2  = ".db.floor2"  // another copy of it
 	damagedSuffix = ".db.damaged" // an agent's: a mirror that can't be read
-	longestSuffix = len(floorSuffix + durable.Suffix)
+	longestSuffix = len(floorSuffix2 + durable.Suffix)
 )
 
 // setPath returns the path of a file that belongs to the set. A name that would
