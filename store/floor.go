@@ -68,12 +68,12 @@ func (m *Mirror) readFloor() (all floorCopies) {
 	return all
 }
 
-// latest returns the later of the copies, zero if none can be read. It is told
-// by its number, which grows from epoch to epoch too; of two with the same
-// number it is the first, which is written first.
+// latest returns the later of the copies, zero if none can be read. Of two in
+// different epochs it is the first: a crash came before the second was written,
+// and an epoch may begin with a lower number than its forerunner had reached.
 func (all *floorCopies) latest() (floor desired.Revision) {
 	for _, c := range all {
-		if c.err == nil && c.held.Number > floor.Number {
+		if c.err == nil && (floor.Epoch.IsZero() || c.held.Epoch == floor.Epoch && c.held.Number > floor.Number) {
 			floor = c.held
 		}
 	}

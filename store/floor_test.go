@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"espalier/internal/desired"
 	"espalier/store"
 )
 
@@ -209,6 +210,21 @@ func TestFloorCopies(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestFloorAcrossEpochs lets a crash come between the two writes of a floor that
+// enters an epoch at a lower number, and loses the mirror as well.
+func TestFloorAcrossEpochs(t *testing.T) {
+	k := newFloorKit(t)
+	k.spoil(k.mirrorFile, nil)
+	entered := desired.Revision{Position: desired.Position{Epoch: desired.NewEpoch(), Number: 1}, Root: desired.Digest{1}}
+	store.WriteFloor(t, k.copy(0), entered)
+	if m := k.open(); m.Floor() != entered {
+		t.Errorf("floor = %v, want %v", m.Floor().Position, entered.Position)
+	}
+	if !bytes.Equal(k.read(k.copy(0)), k.read(k.copy(1))) {
+		t.Error("the copies differ")
 	}
 }
 
