@@ -3,6 +3,7 @@ package agent_test
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -403,5 +404,42 @@ func flip(t *testing.T, path string, pattern []byte) {
 	}
 	if err := os.WriteFile(path, file, 0o600); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestCollidingValues replaces a value by one that XXH64 takes for the same under
+// practically every seed: the store sees a change, and hosts get it, be it as a
+// delta or by a descent.
+func TestCollidingValues(t *testing.T) {
+	text, err := os.ReadFile("../internal/desired/testdata/xxh64-collision.hex")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var values []string
+	for _, line := range strings.Fields(string(text)) {
+		value, err := hex.DecodeString(line)
+		if err != nil {
+			t.Fatal(err)
+		}
+		values = append(values, string(value))
+	}
+	o := serve(t)
+	content := map[string]string{strings.Repeat("k", 28): values[0]}
+	for i := range 500 {
+		content[fmt.Sprint("other/", i)] = fmt.Sprint(i)
+	}
+	h := newHost(t, o)
+	h.follows(o.publish(t, "web-01", content), content)
+	for i, mode := range []delta.Mode{delta.Since, delta.Descent, delta.Since, delta.Descent} {
+		content[strings.Repeat("k", 28)] = values[(i+1)%2]
+		head := o.publish(t, "web-01", content)
+		if mode == delta.Descent {
+			if err := o.DropHistory(t.Context(), "web-01"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := h.follows(head, content); got.Mode != mode || got.Upserts != 1 || got.Deletes != 0 {
+			t.Errorf("%v of %d upserts and %d deletes, want %v of one upsert", got.Mode, got.Upserts, got.Deletes, mode)
+		}
 	}
 }
