@@ -3,12 +3,14 @@ package agent_test
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -404,4 +406,106 @@ func flip(t *testing.T, path string, pattern []byte) {
 	if err := os.WriteFile(path, file, 0o600); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// TestCollidingValues replaces a value by one that XXH64 takes for the same under
+// practically every seed: the store sees a change, and hosts get it, be it as a
+// delta or by a descent.
+func TestCollidingValues(t *testing.T) {
+	text, err := os.ReadFile("../internal/desired/testdata/xxh64-collision.hex")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var values []string
+	for _, line := range strings.Fields(string(text)) {
+		value, err := hex.DecodeString(line)
+		if err != nil {
+			t.Fatal(err)
+		}
+		values = append(values, string(value))
+	}
+	o := serve(t)
+	content := map[string]string{strings.Repeat("k", 28): values[0]}
+	for i := range 500 {
+		content[fmt.Sprint("other/", i)] = fmt.Sprint(i)
+	}
+	h := newHost(t, o)
+	h.follows(o.publish(t, "web-01", content), content)
+	for i, mode := range []delta.Mode{delta.Since, delta.Descent, delta.Since, delta.Descent} {
+		content[strings.Repeat("k", 28)] = values[(i+1)%2]
+		head := o.publish(t, "web-01", content)
+		if mode == delta.Descent {
+			if err := o.DropHistory(t.Context(), "web-01"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := h.follows(head, content); got.Mode != mode || got.Upserts != 1 || got.Deletes != 0 {
+			t.Errorf("%v of %d upserts and %d deletes, want %v of one upsert", got.Mode, got.Upserts, got.Deletes, mode)
+		}
+	}
+}
+
+// TestOddKeysAreRefused hands an agent deltas, and pulls, of keys that would lead
+// astray as paths, with the roots that they give: nothing of it is held.
+func TestOddKeysAreRefused(t *testing.T) {
+	o := serve(t)
+	head := o.publish(t, "web-01", one(1))
+	for _, key := range []string{"..", "../../etc/passwd", "/etc/passwd", "a//b", "a/", "a/../b", "a/./b", "b\x00", "b\n", "\xff"} {
+		h := newHost(t, o)
+		h.follows(head, one(1))
+		var salt uint64
+		err := h.View("web-01", func(s *store.Snapshot) error {
+			salt = s.Shape().Salt
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		frame, root := frameOf(t, salt, key)
+		next := head
+		next.Number, next.Root, next.Objects = head.Number+1, root, 1
+		for _, s := range []*espalierv1.SetAnswer{
+			{Number: next.Number, Root: root[:], Frame: frame},
+			{Status: espalierv1.SetAnswer_STATUS_PULL, Head: wire.HeadToWire(next)},
+		} {
+			hostile := orchestrator{addr: play(t, script{
+				poll: answer(s),
+				pull: func(stream espalierv1.SyncService_PullServer) error {
+					for _, resp := range []delta.Response{
+						{Begin: &delta.Begin{Mode: delta.Since, Head: next, Salt: salt}}, {Batch: &delta.Batch{Frame: frame}}, {End: &delta.End{Head: next}},
+					} {
+						if err := stream.Send(wire.PullResponseToWire(resp)); err != nil {
+							return err
+						}
+					}
+					return nil
+				},
+			})}
+			h.goTo(hostile)
+			h.refuses(hostile, delta.ErrProtocol, "invalid key")
+		}
+	}
+}
+
+// frameOf is a delta that deletes the object of one() and puts one in its place,
+// and the root that this gives.
+func frameOf(t *testing.T, salt uint64, key string) (frame []byte, root desired.Digest) {
+	t.Helper()
+	var hasher desired.Hasher
+	put := desired.Change{Key: []byte(key), Envelope: desired.Envelope("\x00b")}
+	all := []desired.Change{{Key: []byte("a")}, put}
+	slices.SortFunc(all, func(a, b desired.Change) int { return bytes.Compare(a.Key, b.Key) })
+	b := merkle.Shape{Salt: salt}.NewBuilder(func(int, merkle.Row) error { return nil })
+	if err := b.Add(put.Key, hasher.Sum(put.Key, put.Envelope)); err != nil {
+		t.Fatal(err)
+	}
+	row, _, err := b.Finish()
+	w := delta.NewFrameWriter(delta.NewCodec())
+	for _, c := range all {
+		err = errors.Join(err, w.Add(c))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return w.Frame(), row.Digest
 }

@@ -237,6 +237,7 @@ func admit(floor desired.Revision, head desired.Head) error {
 	case head.Epoch == floor.Epoch:
 		return fmt.Errorf("%w: it is at revision %d, this host was at %d already; %s", ErrUnsafe, head.Number, floor.Number, remedy)
 	default:
-		return fmt.Errorf("%w: its epoch %s does not follow this host's %s; %s", ErrUnsafe, head.Epoch, floor.Epoch, remedy)
+		return fmt.Errorf("%w: its epoch %s does not follow this host's %s, of which it does not know; on the server, "+
+			"'espalier restore SET FILE' of a backup from that epoch, as this host's mirror is, lets all hosts follow", ErrUnsafe, head.Epoch, floor.Epoch)
 	}
 }

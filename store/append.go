@@ -9,6 +9,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 
 	"espalier/internal/desired"
+	"espalier/internal/durable"
 	"espalier/merkle"
 	"espalier/store/internal/boltfile"
 )
@@ -40,7 +41,7 @@ func (st *Staging) create() error {
 	}
 	st.appending = &appending{w: w, bulk: newBulk(st.salt, w.Bucket(bucketTree))}
 	if err = st.checkpoint(st.held, nil); err == nil {
-		err = renameFile(path, to)
+		err = durable.Rename(path, to)
 	}
 	if err != nil {
 		_ = w.Close()

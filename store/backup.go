@@ -10,6 +10,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 
 	"espalier/internal/desired"
+	"espalier/internal/durable"
 	"espalier/merkle"
 )
 
@@ -241,7 +242,7 @@ func (b *backup) publish(path string) error {
 		}
 		return fmt.Errorf("backup to %s: %w", path, err)
 	}
-	return syncFolder(filepath.Dir(path))
+	return durable.SyncFolder(filepath.Dir(path))
 }
 
 // read hands objects of snap from a key on to fn, as far as the bounds allow but

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"espalier/internal/desired"
+	"espalier/internal/durable"
 )
 
 const (
@@ -29,16 +30,15 @@ const (
 
 	identityFile = "identity.pem" // what an agent got when it joined; not the store's
 
-	newFileSuffix = ".new" // of a small file that is being written
-
 	// The names of files that belong to a set. Only what ends in setSuffix is
 	// one: a set's name may contain dots, and anything else.
 	setSuffix     = ".db"
 	newSuffix     = ".db.new"     // being written; left over by a crash
 	stagingSuffix = ".db.staging" // an agent's; survives
 	floorSuffix   = ".db.floor"   // an agent's; written as a small file
+	floorSuffix2  = ".db.floor2"  // another copy of it
 	damagedSuffix = ".db.damaged" // an agent's: a mirror that can't be read
-	longestSuffix = len(floorSuffix + newFileSuffix)
+	longestSuffix = len(floorSuffix2 + durable.Suffix)
 )
 
 // setPath returns the path of a file that belongs to the set. A name that would
@@ -58,28 +58,7 @@ func makeFolders(dir string) error {
 	if err := os.MkdirAll(filepath.Join(dir, setsFolder), folderMode); err != nil {
 		return fmt.Errorf("create data folder: %w", err)
 	}
-	return syncFolder(dir)
-}
-
-// syncFolder makes what was created, renamed or removed in dir durable.
-func syncFolder(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return fmt.Errorf("sync folder: %w", err)
-	}
-	defer f.Close()
-	if err := f.Sync(); err != nil {
-		return fmt.Errorf("sync folder %s: %w", dir, err)
-	}
-	return nil
-}
-
-// renameFile puts a file that is durable in the place of another, durably.
-func renameFile(from, to string) error {
-	if err := os.Rename(from, to); err != nil {
-		return fmt.Errorf("rename file: %w", err)
-	}
-	return syncFolder(filepath.Dir(to))
+	return durable.SyncFolder(dir)
 }
 
 // removeFile removes the file, durably. It need not be there.
@@ -91,7 +70,7 @@ func removeFile(path string) error {
 	if err != nil {
 		return fmt.Errorf("remove file: %w", err)
 	}
-	return syncFolder(filepath.Dir(path))
+	return durable.SyncFolder(filepath.Dir(path))
 }
 
 // NeedRoom returns an error that matches ErrDiskFull unless there is room to
@@ -172,25 +151,11 @@ func own(dir, owner string) error {
 
 // writeFile replaces the small file at path, durably.
 func writeFile(path string, content []byte) error {
-	temp := path + newFileSuffix
-	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, fileMode)
-	if err != nil {
-		return fmt.Errorf("write file: %w", err)
+	err := durable.WriteFile(path, content, fileMode)
+	if full(err) {
+		return fmt.Errorf("%w: %w", ErrDiskFull, err)
 	}
-	_, err = f.Write(content)
-	if err == nil {
-		err = f.Sync()
-	}
-	if e := f.Close(); err == nil {
-		err = e
-	}
-	switch {
-	case err == nil:
-		return renameFile(temp, path)
-	case full(err):
-		return fmt.Errorf("%w: write file: %w", ErrDiskFull, err)
-	}
-	return fmt.Errorf("write file: %w", err)
+	return err
 }
 
 func lockDir(dir string) (io.Closer, error) {

@@ -34,6 +34,7 @@
 //	fleet.db             the epochs that sets of each name had
 //	sets/NAME.db         a set, or an agent's mirror of it
 //	sets/NAME.db.floor   the latest revision that a mirror held
+//	sets/NAME.db.floor2  the same again
 //	sets/NAME.db.staging a mirror in the making
 //	sets/NAME.db.new     a file that is being written; removed at the next start
 //	sets/NAME.db.damaged a mirror that can't be read, kept to look at

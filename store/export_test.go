@@ -10,10 +10,10 @@ import (
 	"espalier/internal/desired"
 )
 
-// WriteFloor writes a floor's file.
+// WriteFloor writes a copy of a floor.
 func WriteFloor(t testing.TB, path string, r desired.Revision) {
 	t.Helper()
-	if err := writeFloor(path, r); err != nil {
+	if err := writeFile(path, encodeFloor(r)); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -13,10 +13,16 @@ import (
 	"espalier/internal/desired"
 )
 
-// The floor is the latest revision that a mirror ever held, in a file of its
+// The floor is the latest revision that a mirror ever held, in files of its
 // own, so that losing the mirror doesn't lose it:
 //
 //	"floor" 1 (the version)  epoch 16  number 8  root 32  xxhash64 of all before 8
+//
+// Without a floor an agent that has lost its mirror would follow a server that
+// went back. So there are two copies, written one after the other: whatever a
+// crash or a bad block does to one of them, the other is whole, and it is the
+// revision before at worst, which the mirror makes up for.
+var floorSuffixes = [...]string{floorSuffix, floorSuffix2}
 
 var floorMagic = []byte("floor\x01")
 
@@ -40,23 +46,91 @@ func decodeFloor(b []byte) (desired.Revision, error) {
 	return r, nil
 }
 
-// readFloor returns the floor in the file at path; zero if there is none.
-func readFloor(path string) (desired.Revision, error) {
-	b, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return desired.Revision{}, nil
-	}
-	if err != nil {
-		return desired.Revision{}, fmt.Errorf("read floor: %w", err)
-	}
-	r, err := decodeFloor(b)
-	if err != nil {
-		return desired.Revision{}, fmt.Errorf("floor file %s: %w", path, err)
-	}
-	return r, nil
+// floorCopies are what the files of a floor hold, and why one holds nothing:
+// its error matches fs.ErrNotExist if there is no such file.
+type floorCopies [len(floorSuffixes)]struct {
+	held desired.Revision
+	err  error
 }
 
-// writeFloor replaces the file at path, durably.
-func writeFloor(path string, r desired.Revision) error {
-	return writeFile(path, encodeFloor(r))
+// readFloor reads the copies of the floor.
+func (m *Mirror) readFloor() (all floorCopies) {
+	for i, suffix := range floorSuffixes {
+		c, path := &all[i], m.path(suffix)
+		b, err := os.ReadFile(path)
+		if err == nil {
+			c.held, err = decodeFloor(b)
+		}
+		if err != nil {
+			c.err = fmt.Errorf("floor file %s: %w", path, err)
+		}
+	}
+	return all
+}
+
+// latest returns the later of the copies, zero if none can be read. Of two in
+// different epochs it is the first: a crash came before the second was written,
+// and an epoch may begin with a lower number than its forerunner had reached.
+func (all *floorCopies) latest() (floor desired.Revision) {
+	for _, c := range all {
+		if c.err == nil && (floor.Epoch.IsZero() || c.held.Epoch == floor.Epoch && c.held.Number > floor.Number) {
+			floor = c.held
+		}
+	}
+	return floor
+}
+
+// damage returns why those copies that are there can't be read.
+func (all *floorCopies) damage() (err error) {
+	for _, c := range all {
+		switch {
+		case c.err == nil, errors.Is(c.err, fs.ErrNotExist):
+		case err == nil:
+			err = c.err
+		default:
+			err = fmt.Errorf("%w, %w", err, c.err)
+		}
+	}
+	return err
+}
+
+// settle holds the copies of the floor against each other and the mirror. Those
+// that are lost, damaged or behind the other are reported and written anew.
+func (m *Mirror) settle(all floorCopies) error {
+	st, floor := *m.state.Load(), all.latest()
+	if st.head.Epoch.IsZero() && floor.Epoch.IsZero() {
+		if err := all.damage(); err != nil {
+			return fmt.Errorf("%w; without a floor and without a mirror nothing says what this agent held. "+
+				"Remove what can't be read to accept whatever the server has", err)
+		}
+		return nil // nothing was ever held
+	}
+	for i, c := range all {
+		switch {
+		case c.err != nil && floor.Epoch.IsZero():
+			m.log.Error("the floor can't be read; it begins anew at the mirror", "set", m.name, "error", c.err)
+		case c.err != nil:
+			m.log.Error("a copy of the floor can't be read; it is written anew from the other", "set", m.name, "error", c.err)
+		case c.held != floor:
+			m.log.Warn("a copy of the floor is behind the other; it is written anew", "set", m.name,
+				"file", m.path(floorSuffixes[i]), "floor", floor.Position, "copy", c.held.Position)
+		default:
+			continue
+		}
+		st.floorDue = true
+	}
+	if err := m.setState(st); err != nil { // the mirror, or the copy that is whole, says as much
+		m.log.Error("the floor can't be written; it will be with the next revision", "set", m.name, "error", err)
+	}
+	return nil
+}
+
+// writeFloor replaces the copies, each durably before the next.
+func (m *Mirror) writeFloor(r desired.Revision) error {
+	for _, suffix := range floorSuffixes {
+		if err := writeFile(m.path(suffix), encodeFloor(r)); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -17,6 +17,8 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 	berrors "go.etcd.io/bbolt/errors"
+
+	"espalier/internal/durable"
 )
 
 // handle is an open bbolt file. It is shared by reference count: who holds a
@@ -322,7 +324,7 @@ func (h *handle) moveTo(path string) error {
 	}
 	h.path.Store(&path)
 	h.db.NoFreelistSync, h.db.NoSync, h.db.NoGrowSync = true, false, false
-	return syncFolder(filepath.Dir(path))
+	return durable.SyncFolder(filepath.Dir(path))
 }
 
 // drop closes a created file that is not wanted, and removes it.

@@ -13,6 +13,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 
 	"espalier/internal/desired"
+	"espalier/internal/durable"
 	"espalier/merkle"
 )
 
@@ -33,6 +34,7 @@ type mirrorState struct {
 	head      desired.Head // zero: there is no mirror yet
 	tree      desired.Digest
 	floor     desired.Revision
+	floorDue  bool // the floor's files are not all at it
 	delivered desired.Position
 }
 
@@ -52,8 +54,8 @@ func OpenMirror(dir string, name desired.Name, o Options) (*Mirror, error) {
 	if err := removeFile(m.path(newSuffix)); err != nil {
 		return nil, err
 	}
-	floor, floorErr := readFloor(m.path(floorSuffix))
-	m.state.Store(&mirrorState{floor: floor})
+	floor := m.readFloor()
+	m.state.Store(&mirrorState{floor: floor.latest()})
 	switch err := m.open(); {
 	case errors.Is(err, fs.ErrNotExist):
 	case errors.Is(err, ErrCorrupt), errors.Is(err, ErrFormat): // of a flipped bit, as likely as not
@@ -63,7 +65,7 @@ func OpenMirror(dir string, name desired.Name, o Options) (*Mirror, error) {
 	case err != nil:
 		return nil, fmt.Errorf("mirror of %s: %w", name, err)
 	}
-	if err := m.settle(floorErr); err != nil {
+	if err := m.settle(floor); err != nil {
 		m.slot.swap(nil)
 		return nil, fmt.Errorf("mirror of %s: %w", name, err)
 	}
@@ -120,32 +122,22 @@ func (m *Mirror) load(h *handle) error {
 func (m *Mirror) putAside(why error) error {
 	m.slot.swap(nil)
 	m.log.Error("the mirror can't be read and will be fetched again", "set", m.name, "error", why, "kept", m.path(damagedSuffix))
-	m.state.Store(&mirrorState{floor: m.Floor()})
-	return renameFile(m.path(setSuffix), m.path(damagedSuffix))
-}
-
-// settle holds the floor, or the error of reading it, against the mirror.
-func (m *Mirror) settle(floorErr error) error {
-	st := *m.state.Load()
-	if floorErr != nil {
-		if st.head.Epoch.IsZero() {
-			return fmt.Errorf("%w; without it and without a mirror nothing says what this agent held. "+
-				"Remove it to accept whatever the server has", floorErr)
-		}
-		m.log.Error("the floor can't be read; it begins anew at the mirror", "set", m.name, "error", floorErr)
-	}
-	return m.setState(st, st.floor)
+	old := m.state.Load()
+	m.state.Store(&mirrorState{floor: old.floor, floorDue: old.floorDue})
+	return durable.Rename(m.path(setSuffix), m.path(damagedSuffix))
 }
 
 // setState makes st, which is in the file, the mirror's state. Its floor is the
-// later of floor and the head, once that is durable.
-func (m *Mirror) setState(st mirrorState, floor desired.Revision) error {
-	st.floor = floor
+// later of st's and the head, also while that can't be written: then it is due
+// with the next revision.
+func (m *Mirror) setState(st mirrorState) error {
+	if !st.head.Epoch.IsZero() && (st.floor.Epoch.IsZero() || st.head.Follows(st.floor)) {
+		st.floor, st.floorDue = st.head.Revision, true
+	}
 	var err error
-	if !st.head.Epoch.IsZero() && (floor.Epoch.IsZero() || st.head.Follows(floor)) {
-		if err = writeFloor(m.path(floorSuffix), st.head.Revision); err == nil {
-			st.floor = st.head.Revision
-		}
+	if st.floorDue {
+		err = m.writeFloor(st.floor)
+		st.floorDue = err != nil
 	}
 	m.state.Store(&st)
 	return err
@@ -266,7 +258,7 @@ func (m *Mirror) Adopt(ctx context.Context, head desired.Head, changes iter.Seq2
 		return fmt.Errorf("mirror of %s: %w", m.name, err)
 	}
 	st.tree = st.head.Root
-	return m.setState(st, st.floor)
+	return m.setState(st)
 }
 
 // checkHead returns nil if head can be that of a mirror.
@@ -346,7 +338,9 @@ func (m *Mirror) replace(h *handle, st mirrorState) error {
 		return err
 	}
 	m.slot.swap(h)
-	if e := m.setState(st, m.Floor()); err == nil {
+	old := m.state.Load()
+	st.floor, st.floorDue = old.floor, old.floorDue
+	if e := m.setState(st); err == nil {
 		err = e
 	}
 	return err

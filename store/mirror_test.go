@@ -449,66 +449,6 @@ func TestPromoteJournal(t *testing.T) {
 	}
 }
 
-// TestFloor: losing the mirror doesn't lose the floor, and neither does losing
-// the floor's file while there is a mirror.
-func TestFloor(t *testing.T) {
-	src := newSource(t, model{"a": "1"})
-	dir := t.TempDir()
-	m := openMirror(t, dir, quiet)
-	src.sync(m)
-	floor := m.Floor()
-	m.Close()
-	floorFile, mirrorFile := dir+"/sets/set.db.floor", dir+"/sets/set.db"
-	old, err := os.ReadFile(floorFile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	spoil := func(path string, content []byte) {
-		t.Helper()
-		if err := os.WriteFile(path, content, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-
-	e := edit{"a": ptr("2")}
-	src.commit(e)
-	m = openMirror(t, dir, quiet)
-	if err := m.Adopt(t.Context(), src.head(), e.changes()); err != nil {
-		t.Fatal(err)
-	}
-	m.Close()
-	spoil(floorFile, old) // as if there had been a crash between mirror and floor
-	m = openMirror(t, dir, quiet)
-	src.mirrors(m)
-	m.Close()
-
-	spoil(floorFile, []byte("garbage"))
-	m = openMirror(t, dir, quiet)
-	src.mirrors(m)
-	m.Close()
-
-	spoil(mirrorFile, []byte("garbage"))
-	m = openMirror(t, dir, quiet)
-	if !m.Head().Epoch.IsZero() || m.Floor().Number != floor.Number+1 {
-		t.Errorf("without its mirror: head %v, floor %v", m.Head(), m.Floor())
-	}
-	if _, err := os.Stat(dir + "/sets/set.db.damaged"); err != nil {
-		t.Errorf("the damaged mirror was not kept: %v", err)
-	}
-	src.sync(m)
-	src.mirrors(m)
-	m.Close()
-
-	if err := os.Remove(mirrorFile); err != nil {
-		t.Fatal(err)
-	}
-	spoil(floorFile, []byte("garbage"))
-	if _, err := store.OpenMirror(dir, "set", quiet); !errors.Is(err, store.ErrCorrupt) || !contains(err.Error(), "floor") {
-		t.Errorf("OpenMirror without mirror and floor = %v, want %v", err, store.ErrCorrupt)
-	}
-}
-
-// TestFloorNeverGoesBack adopts an older revision, which an agent wouldn't.
 // TestLongNames: the files of a mirror have names that a file system takes,
 // however long the set's is.
 func TestLongNames(t *testing.T) {
@@ -544,20 +484,6 @@ func TestBadHead(t *testing.T) {
 	}
 	if err := m.Adopt(t.Context(), head, edit{}.changes()); !errors.Is(err, desired.ErrInvalid) {
 		t.Errorf("Adopt of no revision = %v", err)
-	}
-}
-
-func TestFloorNeverGoesBack(t *testing.T) {
-	src := newSource(t, model{"a": "1"})
-	m := openMirror(t, t.TempDir(), quiet)
-	first := src.head()
-	src.commit(edit{"a": ptr("2")})
-	src.sync(m)
-	if err := m.Adopt(t.Context(), first, edit{"a": ptr("1")}.changes()); err != nil {
-		t.Fatal(err)
-	}
-	if m.Floor() != src.head().Revision {
-		t.Errorf("floor = %v, want %v", m.Floor(), src.head().Position)
 	}
 }
 

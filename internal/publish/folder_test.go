@@ -160,6 +160,38 @@ func TestBadFolder(t *testing.T) {
 	}
 }
 
+// TestOddFileNames publishes names that mean something elsewhere: here they are
+// keys as they stand. A link is not followed, wherever it leads.
+func TestOddFileNames(t *testing.T) {
+	outside := t.TempDir()
+	write(t, filepath.Join(outside, "secret"), "not to be read", 0o600)
+	dir := t.TempDir()
+	want := map[string]desired.Object{}
+	for _, name := range []string{`a\b`, `..\..\b`, "...", "..a", "a..", "-rf", "~", "$HOME", "*", " ", "%2e%2e", "C:", "．．", "nul", "d/.../x", "d/-/x"} {
+		write(t, filepath.Join(dir, name), "x", 0o600)
+		want["p/"+name] = desired.Object{Key: "p/" + name, Value: []byte("x"), Attributes: map[string]string{"mode": "0600"}}
+	}
+	for name, target := range map[string]string{"abs": outside, "up": "..", "here": ".", "root": "/", "file": filepath.Join(outside, "secret")} {
+		if err := os.Symlink(target, filepath.Join(dir, "d", name)); err != nil {
+			t.Fatal(err)
+		}
+		key := "p/d/" + name
+		want[key] = desired.Object{Key: key, Value: []byte{}, Attributes: map[string]string{"symlink": target}}
+	}
+	in, err := folder(t, dir, "p/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := readAll(t, in); !reflect.DeepEqual(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	for _, prefix := range []string{"/", "../", "./", "a//", "a/../", "a/./", "/a/", "a\x00/", "a\n", "\xff/"} {
+		if _, err := folder(t, dir, prefix); !errors.Is(err, desired.ErrInvalid) {
+			t.Errorf("with the prefix %q: %v, want %v", prefix, err, desired.ErrInvalid)
+		}
+	}
+}
+
 func TestUnreadableFile(t *testing.T) {
 	if os.Geteuid() == 0 {
 		t.Skip("root reads everything")
