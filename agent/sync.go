@@ -98,13 +98,14 @@ func (a *Agent) poll(ctx context.Context) ([]*wire.Answer, error) {
 	return answers, nil
 }
 
-// held names what the mirror holds: what is damaged is no revision.
+// held names what the mirror holds; of one that is lost or damaged the latest
+// that it ever held, so that the server can tell whether that is of its history.
 func (m *mirror) held() delta.Held {
-	if m.Damaged() {
-		return delta.Held{Name: m.name}
+	is, gone := m.Head().Revision, m.Damaged()
+	if is.Number == 0 || gone {
+		is, gone = m.Floor(), m.Floor().Number > 0
 	}
-	head := m.Head()
-	return delta.Held{Name: m.name, Epoch: head.Epoch.Prefix(), Number: head.Number, Root: head.Root.Prefix()}
+	return delta.Held{Name: m.name, Epoch: is.Epoch.Prefix(), Number: is.Number, Root: is.Root.Prefix(), Gone: gone}
 }
 
 // follow brings a mirror to where the answer says, nil if it is there, and
@@ -219,7 +220,7 @@ func (a *Agent) refuse(m *mirror, head desired.Head) error {
 		return err
 	}
 	return fmt.Errorf("%w: it is at revision %d, and what it had as revision %d is not what this host has: its history was forked; %s",
-		ErrUnsafe, head.Number, m.Head().Number, remedy)
+		ErrUnsafe, head.Number, m.Floor().Number, remedy)
 }
 
 // remedy says what an operator can do.

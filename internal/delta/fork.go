@@ -10,7 +10,7 @@ func Forked(src Source, held Held) (bool, error) {
 	case held.Number == 0 || held.Epoch != head.Epoch.Prefix():
 		return false, nil
 	case held.Number >= head.Number:
-		return !held.Current(head), nil
+		return !held.names(head), nil
 	}
 	root, _, _, err := src.Touched(held.Number, 0)
 	return !root.IsZero() && root.Prefix() != held.Root, err

@@ -222,10 +222,14 @@ type Held struct {
 	Epoch  uint64 // Epoch.Prefix
 	Number uint64 // 0: nothing is held
 	Root   uint64 // Digest.Prefix
+	Gone   bool   // it is lost or damaged: this is what it was
 }
 
 // Current reports whether what is held is head.
-func (h Held) Current(head desired.Head) bool {
+func (h Held) Current(head desired.Head) bool { return !h.Gone && h.names(head) }
+
+// names reports whether h names head.
+func (h Held) names(head desired.Head) bool {
 	return h.Number == head.Number && h.Epoch == head.Epoch.Prefix() && h.Root == head.Root.Prefix()
 }
 
@@ -234,7 +238,7 @@ func (h Held) Current(head desired.Head) bool {
 // needed.
 func Inline(codec *Codec, src Source, held Held) (frame []byte, ok bool, err error) {
 	head := src.Head()
-	if held.Number == 0 || held.Epoch != head.Epoch.Prefix() || held.Number >= head.Number {
+	if held.Gone || held.Number == 0 || held.Epoch != head.Epoch.Prefix() || held.Number >= head.Number {
 		return nil, false, nil
 	}
 	root, keys, ok, err := src.Touched(held.Number, InlineBytes/8)

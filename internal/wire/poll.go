@@ -17,7 +17,7 @@ const MaxPolledSets = 1024
 func PollRequestToWire(held []delta.Held) *espalierv1.PollRequest {
 	m := &espalierv1.PollRequest{Sets: make([]*espalierv1.HeldSet, len(held))}
 	for i, h := range held {
-		m.Sets[i] = &espalierv1.HeldSet{Name: string(h.Name), Epoch: h.Epoch, Number: h.Number, Root: h.Root}
+		m.Sets[i] = &espalierv1.HeldSet{Name: string(h.Name), Epoch: h.Epoch, Number: h.Number, Root: h.Root, Gone: h.Gone}
 	}
 	return m
 }
@@ -36,7 +36,7 @@ func PollRequestFromWire(m *espalierv1.PollRequest) ([]delta.Held, error) {
 		if s.GetNumber() > desired.MaxNumber {
 			return nil, fmt.Errorf("%w poll: set %s is held at number %d", desired.ErrInvalid, name, s.GetNumber())
 		}
-		held[i] = delta.Held{Name: name, Epoch: s.GetEpoch(), Number: s.GetNumber(), Root: s.GetRoot()}
+		held[i] = delta.Held{Name: name, Epoch: s.GetEpoch(), Number: s.GetNumber(), Root: s.GetRoot(), Gone: s.GetGone()}
 	}
 	return held, nil
 }

@@ -311,13 +311,14 @@ func (x *PollRequest) GetSets() []*HeldSet {
 	return nil
 }
 
-// HeldSet is a set as the agent holds it. Number 0: nothing yet.
+// HeldSet is a set as the agent holds it, or held it. Number 0: nothing yet.
 type HeldSet struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Epoch         uint64                 `protobuf:"fixed64,2,opt,name=epoch,proto3" json:"epoch,omitempty"` // the first 8 bytes, big endian
 	Number        uint64                 `protobuf:"varint,3,opt,name=number,proto3" json:"number,omitempty"`
 	Root          uint64                 `protobuf:"fixed64,4,opt,name=root,proto3" json:"root,omitempty"` // the first 8 bytes, big endian
+	Gone          bool                   `protobuf:"varint,5,opt,name=gone,proto3" json:"gone,omitempty"`  // it is lost or damaged, and has to be pulled even if it is current
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -378,6 +379,13 @@ func (x *HeldSet) GetRoot() uint64 {
 		return x.Root
 	}
 	return 0
+}
+
+func (x *HeldSet) GetGone() bool {
+	if x != nil {
+		return x.Gone
+	}
+	return false
 }
 
 type PollResponse struct {
@@ -3192,12 +3200,13 @@ const file_espalier_v1_espalier_proto_rawDesc = "" +
 	"\x05bytes\x18\x04 \x01(\x04R\x05bytes\x12/\n" +
 	"\alineage\x18\x05 \x03(\v2\x15.espalier.v1.PositionR\alineage\"7\n" +
 	"\vPollRequest\x12(\n" +
-	"\x04sets\x18\x01 \x03(\v2\x14.espalier.v1.HeldSetR\x04sets\"_\n" +
+	"\x04sets\x18\x01 \x03(\v2\x14.espalier.v1.HeldSetR\x04sets\"s\n" +
 	"\aHeldSet\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x06R\x05epoch\x12\x16\n" +
 	"\x06number\x18\x03 \x01(\x04R\x06number\x12\x12\n" +
-	"\x04root\x18\x04 \x01(\x06R\x04root\"\\\n" +
+	"\x04root\x18\x04 \x01(\x06R\x04root\x12\x12\n" +
+	"\x04gone\x18\x05 \x01(\bR\x04gone\"\\\n" +
 	"\fPollResponse\x12 \n" +
 	"\fnext_poll_ms\x18\x01 \x01(\rR\n" +
 	"nextPollMs\x12*\n" +
