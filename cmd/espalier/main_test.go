@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -151,16 +152,18 @@ func (d *daemon) kill(s syscall.Signal) {
 
 // at are the flags that name a server.
 func (d *daemon) at(args ...string) []string {
-	return append(args, "--server", d.address, "--insecure")
+	return slices.Clip(append(args, "--server", d.address, "--insecure"))
 }
 
 // as are the flags that name a server with TLS, and the caller's credentials.
 func (d *daemon) as(identity string, args ...string) []string {
-	return append(args, "--server", d.address, "--identity", identity)
+	return slices.Clip(append(args, "--server", d.address, "--identity", identity))
 }
 
 // host are the flags with which an agent names a server with TLS.
-func (d *daemon) host(args ...string) []string { return append(args, "--server", d.address) }
+func (d *daemon) host(args ...string) []string {
+	return slices.Clip(append(args, "--server", d.address))
+}
 
 // write writes a file of n objects as JSONL and returns its path; version makes
 // the values.

@@ -215,7 +215,7 @@ func TestRoles(t *testing.T) {
 	if r := must(t, nil, "", server.as(identity["writer"], "sets")...); strings.Contains(r.stdout, "db-01") || !strings.Contains(r.stdout, "web-01") {
 		t.Errorf("a writer's sets: %s", r.stdout)
 	}
-	must(t, nil, "", server.as(identity["admin"], "operator", "revoke", "jo", "-m", "left")...)
+	must(t, nil, "", server.as(root, "operator", "revoke", "jo", "-m", "left")...)
 	for _, path := range identity {
 		refused(t, 3, "revoked", server.as(path, "sets")...)
 	}
