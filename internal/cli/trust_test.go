@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"io"
 	"log/slog"
 	"testing"
 	"testing/synctest"
@@ -23,7 +22,7 @@ func TestKeepAdmin(t *testing.T) {
 		}
 		ctx, stop := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
-		go func() { ended <- admin.keep(ctx, slog.New(slog.NewTextHandler(io.Discard, nil))) }()
+		go func() { ended <- admin.keep(ctx, slog.New(slog.DiscardHandler)) }()
 		for range 3 {
 			time.Sleep(pki.OperatorLife)
 			synctest.Wait()
