@@ -99,6 +99,9 @@ func (a *app) explain(ctx context.Context, err error) string {
 	case ctx.Err() != nil && errors.Is(err, context.Canceled):
 		return "interrupted: " + strings.ReplaceAll(text, context.Canceled.Error(), "the command was given up")
 	default:
+		if impostor(err) { // somebody was reached
+			text = strings.Replace(text, wire.ErrUnreachable.Error()+": ", "", 1)
+		}
 		return strings.TrimSuffix(text+"\n"+a.advise(err), "\n")
 	}
 }
