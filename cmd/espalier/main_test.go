@@ -6,12 +6,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 )
@@ -25,6 +26,7 @@ func TestMain(m *testing.M) {
 	}
 	os.Setenv("ESPALIER_TEST_MAIN", "1")
 	os.Unsetenv("ESPALIER_SERVER")
+	os.Unsetenv("ESPALIER_IDENTITY")
 	os.Exit(m.Run())
 }
 
@@ -72,15 +74,34 @@ type daemon struct {
 	*exec.Cmd
 	address string
 	ended   chan struct{}
+
+	mu   sync.Mutex
+	said sync.Cond // of log or over
+	log  strings.Builder
+	over bool
 }
 
 var serving = regexp.MustCompile(`msg=serving address=(\S+)`)
 
-// serve starts a server of a data folder on a free port.
+// serve starts a server of a data folder on a free port, without TLS.
 func serve(t *testing.T, data string) *daemon {
 	t.Helper()
-	d := &daemon{ended: make(chan struct{})}
-	d.Cmd = exec.Command(os.Args[0], "serve", "--insecure", "--listen", "127.0.0.1:0", "--data", data)
+	return serveWith(t, data, "--insecure")
+}
+
+// serveWith starts a server with more flags.
+func serveWith(t *testing.T, data string, flags ...string) *daemon {
+	t.Helper()
+	d := start(t, append([]string{"serve", "--listen", "127.0.0.1:0", "--data", data}, flags...)...)
+	d.address = d.says(t, serving)
+	return d
+}
+
+// start starts a command that goes on until it is killed.
+func start(t *testing.T, args ...string) *daemon {
+	t.Helper()
+	d := &daemon{Cmd: exec.Command(os.Args[0], args...), ended: make(chan struct{})}
+	d.said.L = &d.mu
 	stderr, err := d.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -89,23 +110,38 @@ func serve(t *testing.T, data string) *daemon {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { d.kill(syscall.SIGKILL) })
-	lines := bufio.NewScanner(stderr)
-	var log strings.Builder
-	for d.address == "" && lines.Scan() {
-		fmt.Fprintln(&log, lines.Text())
-		if m := serving.FindStringSubmatch(lines.Text()); m != nil {
-			d.address = m[1]
-		}
-	}
 	go func() {
-		io.Copy(io.Discard, stderr)
+		for lines := bufio.NewScanner(stderr); lines.Scan(); {
+			d.mu.Lock()
+			fmt.Fprintln(&d.log, lines.Text())
+			d.mu.Unlock()
+			d.said.Broadcast()
+		}
 		d.Wait()
+		d.mu.Lock()
+		d.over = true
+		d.mu.Unlock()
+		d.said.Broadcast()
 		close(d.ended)
 	}()
-	if d.address == "" {
-		t.Fatalf("the server did not start:\n%s", log.String())
-	}
 	return d
+}
+
+// says waits until the process has logged what the expression matches, and
+// returns its first group.
+func (d *daemon) says(t *testing.T, what *regexp.Regexp) string {
+	t.Helper()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for {
+		if m := what.FindStringSubmatch(d.log.String()); m != nil {
+			return m[len(m)-1]
+		}
+		if d.over {
+			t.Fatalf("the process ended, and did not say %s:\n%s", what, d.log.String())
+		}
+		d.said.Wait()
+	}
 }
 
 // kill ends the process with a signal and waits for its end.
@@ -116,7 +152,17 @@ func (d *daemon) kill(s syscall.Signal) {
 
 // at are the flags that name a server.
 func (d *daemon) at(args ...string) []string {
-	return append(args, "--server", d.address, "--insecure")
+	return slices.Clip(append(args, "--server", d.address, "--insecure"))
+}
+
+// as are the flags that name a server with TLS, and the caller's credentials.
+func (d *daemon) as(identity string, args ...string) []string {
+	return slices.Clip(append(args, "--server", d.address, "--identity", identity))
+}
+
+// host are the flags with which an agent names a server with TLS.
+func (d *daemon) host(args ...string) []string {
+	return slices.Clip(append(args, "--server", d.address))
 }
 
 // write writes a file of n objects as JSONL and returns its path; version makes

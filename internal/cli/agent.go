@@ -4,15 +4,21 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 
 	"espalier/agent"
 	"espalier/internal/desired"
 	"espalier/internal/pki"
 	"espalier/internal/wire"
+	espalierv1 "espalier/proto/espalier/v1"
 )
 
 func (a *app) agentCommand() *cobra.Command {
@@ -21,9 +27,12 @@ func (a *app) agentCommand() *cobra.Command {
 	var once bool
 	o := agent.Options{Probe: probe}
 	c := &cobra.Command{
-		Use:   "agent --host NAME --data DIR",
+		Use:   "agent --data DIR [--join TOKEN]",
 		Short: "Mirror this host's desired state",
-		Args:  exactArgs(),
+		Long: "Mirrors this host's desired state. With --join it exchanges the token that 'espalier token create --host NAME'\n" +
+			"printed for a certificate, which it keeps in DIR, with its key, and renews from then on. Where there is one that\n" +
+			"the server still takes, the token is left alone.",
+		Args: exactArgs(),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if run.timeout != 0 && !once {
 				return misusef("--timeout goes with --once")
@@ -47,7 +56,7 @@ func (a *app) agentCommand() *cobra.Command {
 		},
 	}
 	c.Flags().StringVar(&host, "host", "", "this host's name; needed with --insecure only, else its certificate says it")
-	c.Flags().StringVar(&join, "join", "", "token that lets this host join; once it has, it is ignored")
+	c.Flags().StringVar(&join, "join", "", "token that lets this host join; - reads it from standard input")
 	c.Flags().StringVar(&o.Dir, "data", "", "folder that holds the mirror; made if need be")
 	c.Flags().BoolVar(&once, "once", false, "sync, report, and end")
 	c.Flags().BoolVar(&run.check, "check", false, "first recompute what is mirrored from what is stored; what is damaged is fetched again")
@@ -75,22 +84,62 @@ func (a *app) admission(ctx context.Context, o *agent.Options, host, join string
 		return name, nil
 	}
 	who, err := agent.Joined(o.Dir)
-	if join != "" && err != nil {
-		token, err := pki.ParseToken(join)
+	if join != "" {
+		if err == nil {
+			err = a.dropRevoked(ctx, o)
+		}
 		if err != nil {
-			return "", misuse{err}
+			who, err = a.join(ctx, o, join)
 		}
-		if who, err = agent.Join(ctx, agent.JoinOptions{Server: o.Server, Dir: o.Dir, Token: token}); err != nil {
-			return "", err
-		}
-		o.Logger.Info("joined", "host", who.Name, "server", o.Server)
-	} else if err != nil {
+	}
+	if err != nil {
 		return "", err
 	}
 	if host != "" && host != string(who.Name) {
 		return "", misusef("--host %s: the certificate in %s is that of %v", host, o.Dir, who)
 	}
 	return who.Name, nil
+}
+
+// join exchanges a token for credentials, and returns who that makes this host.
+func (a *app) join(ctx context.Context, o *agent.Options, text string) (pki.Identity, error) {
+	token, err := a.token(text)
+	if err != nil {
+		return pki.Identity{}, err
+	}
+	who, err := agent.Join(ctx, agent.JoinOptions{Server: o.Server, Dir: o.Dir, Token: token})
+	if err == nil {
+		o.Logger.Info("joined", "host", who.Name, "server", o.Server)
+	}
+	return who, err
+}
+
+// identityFile holds an agent's credentials, in its data folder.
+const identityFile = "identity.pem"
+
+// dropRevoked removes the host's credentials if the server refuses them, and
+// returns why: they would keep a token from being used. Whatever else it may be
+// that the server says, or doesn't, they stay.
+func (a *app) dropRevoked(ctx context.Context, o *agent.Options) error {
+	path := filepath.Join(o.Dir, identityFile)
+	c, err := pki.ReadCredentials(path)
+	if err != nil {
+		return err
+	}
+	conn, err := a.remote.dialWith(credentials.NewTLS(pki.NewHolder(c).ClientConfig()))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	_, err = espalierv1.NewSyncServiceClient(conn).Poll(ctx, &espalierv1.PollRequest{})
+	if status.Code(err) != codes.Unauthenticated {
+		return nil
+	}
+	err = wire.FromStatus(err)
+	o.Logger.Warn("the server takes this host's credentials no longer; joining anew", "error", err)
+	return errors.Join(err, os.Remove(path))
 }
 
 // agentRun is a run of the command agent.
@@ -182,7 +231,7 @@ func (r *agentRun) once(ctx context.Context) error {
 		err = fmt.Errorf("%w: it took longer than the %v of --timeout", lateness(report), r.timeout)
 	}
 	err = errors.Join(err, g.Close())
-	if errors.Is(err, wire.ErrUnreachable) && report.BytesReceived == 0 {
+	if errors.Is(err, wire.ErrUnreachable) && report.RoundTrips == 1 {
 		return err // there is nothing to report
 	}
 	return errors.Join(err, r.printOnce(onceOf(report)))

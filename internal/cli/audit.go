@@ -24,7 +24,10 @@ func (a *app) auditCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "audit",
 		Short: "Show what was changed, by whom, from where and why, and check that the log still says so",
-		Args:  exactArgs(),
+		Long: "Shows what was changed, or was refused: number, time, who, what, on which set, host or operator. Each line\n" +
+			"of the log holds the digest of the one before: where that is not so, it was changed, and audit fails.\n" +
+			"--data reads audit.jsonl in a server's data folder, whether the server runs or not.",
+		Args: exactArgs(),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if l.data == "" {
 				return a.auditOnline(c.Context(), limit)

@@ -20,6 +20,7 @@ import (
 	"espalier/agent"
 	"espalier/internal/delta"
 	"espalier/internal/desired"
+	"espalier/internal/pki"
 	"espalier/internal/wire"
 	"espalier/store"
 )
@@ -97,11 +98,41 @@ func (a *app) explain(ctx context.Context, err error) string {
 	switch {
 	case ctx.Err() != nil && errors.Is(err, context.Canceled):
 		return "interrupted: " + strings.ReplaceAll(text, context.Canceled.Error(), "the command was given up")
-	case errors.Is(err, wire.ErrUnreachable):
-		return fmt.Sprintf("%s\nis 'espalier serve' running at %s? --server, or ESPALIER_SERVER, says where it is", text, a.remote.address)
 	default:
-		return text
+		if impostor(err) { // somebody was reached
+			text = strings.Replace(text, wire.ErrUnreachable.Error()+": ", "", 1)
+		}
+		return strings.TrimSuffix(text+"\n"+a.advise(err), "\n")
 	}
+}
+
+// advise returns what to do about err, if there is anything to say.
+func (a *app) advise(err error) string {
+	r := &a.remote
+	switch {
+	case impostor(err):
+		return fmt.Sprintf("is %s the server that the credentials, or the token, are from? --server, or ESPALIER_SERVER, says where it is", r.address)
+	case errors.Is(err, wire.ErrNoServer) && r.insecure:
+		return "if the server has TLS, leave --insecure out"
+	case errors.Is(err, wire.ErrPlain):
+		return "if the server runs with --insecure, this needs it too"
+	case errors.Is(err, wire.ErrUnreachable):
+		return fmt.Sprintf("is 'espalier serve' running at %s? --server, or ESPALIER_SERVER, says where it is", r.address)
+	case errors.Is(err, store.ErrNoToken):
+		return "'espalier token create' makes a new one, for an admin"
+	case errors.Is(err, wire.ErrDenied) && r.shown != "":
+		return fmt.Sprintf("your credentials are those in %s; 'espalier login' with a token gets others, and --identity names them", r.shown)
+	case errors.Is(err, wire.ErrDenied) && !r.insecure: // an agent
+		return "'espalier token create --host NAME', for an admin, makes a token with which --join lets this host in again"
+	default:
+		return ""
+	}
+}
+
+// impostor reports whether err says that the other side is not the server that
+// it should be. Of what a handshake fails with, gRPC passes on the words alone.
+func impostor(err error) bool {
+	return err != nil && strings.Contains(err.Error(), pki.ErrImpostor.Error())
 }
 
 func exitStatus(err error) int {
@@ -116,7 +147,7 @@ func exitStatus(err error) int {
 		return exitMisuse
 	case errors.As(err, &r), errors.Is(err, store.ErrConflict), errors.Is(err, store.ErrTooManyDeletes),
 		errors.Is(err, store.ErrRequestReused), errors.Is(err, store.ErrForked), errors.Is(err, store.ErrNoToken),
-		errors.Is(err, wire.ErrDenied), errors.Is(err, agent.ErrNotJoined), errors.Is(err, agent.ErrUnsafe):
+		errors.Is(err, wire.ErrDenied), errors.Is(err, agent.ErrNotJoined), errors.Is(err, agent.ErrUnsafe), impostor(err):
 		return exitRefused
 	case errors.Is(err, wire.ErrUnreachable):
 		return exitUnreachable
@@ -168,6 +199,7 @@ func (a *app) root() *cobra.Command {
 		return misusef("%w\nsee '%s --help'", err, c.CommandPath())
 	})
 	root.PersistentFlags().StringVarP(&a.output, "output", "o", "", "json: print JSON for programs")
+	complete(root, "output", "json")
 	root.AddGroup(
 		&cobra.Group{ID: "run", Title: "Run:"},
 		&cobra.Group{ID: "publish", Title: "Publish:"},
@@ -187,6 +219,14 @@ func (a *app) root() *cobra.Command {
 	group("maintain", a.checkCommand(), a.compactCommand(), a.backupCommand(), a.restoreCommand(), a.epochCommand())
 	root.AddCommand(a.versionCommand(), a.probeCommand())
 	return root
+}
+
+// complete says which values shells offer for a flag. Naming one that does not
+// exist is a mistake in this program.
+func complete(c *cobra.Command, flag string, values ...cobra.Completion) {
+	if err := c.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)); err != nil {
+		panic(err)
+	}
 }
 
 // logger writes to standard error.

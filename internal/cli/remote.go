@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 
 	"espalier/internal/delta"
@@ -49,6 +50,7 @@ type remote struct {
 	address  string
 	insecure bool
 	identity string // the file of an operator's credentials
+	shown    string // the file whose credentials the server has been shown; "": none
 }
 
 func (r *remote) addFlags(c *cobra.Command) {
@@ -103,10 +105,12 @@ func (r *remote) credentials() (credentials.TransportCredentials, error) {
 		return nil, misusef("there are no credentials at %s: run 'espalier login' with a token, or name a file with --identity; "+
 			"on the server's machine, pki/admin.pem in its data folder is one", path)
 	case err != nil:
-		return nil, misuse{err}
+		return nil, misusef("%w\n'espalier login' with a new token writes it anew", err)
 	case !time.Now().Before(c.Expires()):
-		return nil, misusef("the certificate in %s expired at %s: run 'espalier login' with a new token", path, c.Expires().Format(time.RFC3339))
+		return nil, misusef("the certificate in %s expired at %s: run 'espalier login' with a new token, "+
+			"which an admin's 'espalier token create' makes; the server renews pki/admin.pem in its data folder when it starts", path, c.Expires().Format(time.RFC3339))
 	}
+	r.shown = path
 	return credentials.NewTLS(pki.NewHolder(c).ClientConfig()), nil
 }
 
@@ -157,9 +161,9 @@ func (r *remote) dialWith(creds credentials.TransportCredentials) (*grpc.ClientC
 	return conn, nil
 }
 
-// settle waits until conn is made or refused. It returns an error that matches
-// wire.ErrUnreachable for a server that does neither: to try again would only
-// take as long again.
+// settle waits until conn is made or refused. It returns an error where it is of
+// no use to try again: one that matches wire.ErrUnreachable for a server that
+// does neither, which would only take as long again, and one for an impostor.
 func settle(ctx context.Context, conn *grpc.ClientConn) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, connectTimeout-time.Second, // or gRPC would take it for refused
 		fmt.Errorf("%w: something accepts connections at %s, but does not answer", wire.ErrUnreachable, conn.Target()))
@@ -169,6 +173,13 @@ func settle(ctx context.Context, conn *grpc.ClientConn) error {
 		if !conn.WaitForStateChange(ctx, state) {
 			return context.Cause(ctx)
 		}
+	}
+	if conn.GetState() != connectivity.TransientFailure {
+		return nil
+	}
+	_, err := healthv1.NewHealthClient(conn).Check(ctx, &healthv1.HealthCheckRequest{}) // which fails, and says why
+	if err = wire.FromStatus(err); impostor(err) {
+		return err
 	}
 	return nil
 }

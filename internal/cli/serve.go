@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 
 	"espalier/internal/audit"
 	"espalier/server"
@@ -60,7 +61,7 @@ func (a *app) serve(ctx context.Context, data, listen string, interval time.Dura
 	if err != nil {
 		return err
 	}
-	trust, err := t.open(data)
+	trust, admin, err := t.open(data)
 	if err != nil {
 		return errors.Join(err, s.Close())
 	}
@@ -80,8 +81,14 @@ func (a *app) serve(ctx context.Context, data, listen string, interval time.Dura
 		}
 	}
 	log.Info("serving", "address", l.Addr(), "data", data, "sets", len(heads), "quarantined", quarantined, "tls", trust != nil)
+	if admin != nil {
+		log.Info("these credentials may do everything: name them with --identity or ESPALIER_IDENTITY", "file", admin.path)
+	}
 	o := server.Options{Logger: log, PollInterval: interval, ScratchDir: data, Trust: trust, Audit: record}
-	err = server.New(s, o).Run(ctx, l)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return server.New(s, o).Run(ctx, l) })
+	group.Go(func() error { return admin.keep(ctx, log) })
+	err = group.Wait()
 	log.Info("stopped")
 	return errors.Join(err, record.Close(), s.Close())
 }

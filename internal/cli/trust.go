@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"log/slog"
 	"path/filepath"
 	"time"
 
@@ -33,9 +35,9 @@ type trustFlags struct {
 
 func (t *trustFlags) addFlags(c *cobra.Command) {
 	c.Flags().BoolVar(&t.insecure, "insecure", false, "serve without TLS; on loopback only")
-	c.Flags().StringVar(&t.cert, "tls-cert", "", "certificate of your own; else the server makes an authority and signs its own")
+	c.Flags().StringVar(&t.cert, "tls-cert", "", "the server's certificate, made elsewhere; without it the server makes an authority and signs its own")
 	c.Flags().StringVar(&t.key, "tls-key", "", "its key")
-	c.Flags().StringVar(&t.clientCA, "client-ca", "", "the authority that has signed it, and those of agents and operators")
+	c.Flags().StringVar(&t.clientCA, "client-ca", "", "the authority that has signed it, and the certificates of agents and operators")
 }
 
 func (t *trustFlags) check() error {
@@ -56,34 +58,84 @@ func (t *trustFlags) check() error {
 
 // open returns how a server proves who it is, nil if it doesn't. Where it has
 // its own authority, it leaves credentials for the machine's operator.
-func (t *trustFlags) open(data string) (*server.Trust, error) {
+func (t *trustFlags) open(data string) (*server.Trust, *machineAdmin, error) {
 	switch {
 	case t.insecure:
-		return nil, nil
+		return nil, nil, nil
 	case t.cert != "":
 		c, err := pki.ReadServer(t.cert, t.key, t.clientCA)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		return &server.Trust{Credentials: pki.NewHolder(c)}, nil
+		return &server.Trust{Credentials: pki.NewHolder(c)}, nil, nil
 	}
 	dir := filepath.Join(data, pkiFolder)
 	a, err := pki.OpenAuthority(dir)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	own, err := a.Make(pki.Identity{Role: pki.RoleServer, Name: "server"})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	admin, err := a.Make(pki.Identity{Role: pki.RoleAdmin, Name: "root"})
-	if err == nil {
-		err = admin.Write(filepath.Join(dir, adminFile))
+	admin := &machineAdmin{authority: a, path: filepath.Join(dir, adminFile)}
+	if err := admin.write(); err != nil {
+		return nil, nil, err
 	}
+	return &server.Trust{Credentials: pki.NewHolder(own), Authority: a}, admin, nil
+}
+
+// machineAdmin is the operator that each server's machine has: whoever may read
+// the folder of its keys.
+type machineAdmin struct {
+	authority *pki.Authority
+	path      string
+}
+
+// write makes new credentials in the place of the old ones.
+func (m *machineAdmin) write() error {
+	c, err := m.authority.Make(pki.Identity{Role: pki.RoleAdmin, Name: "root"})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return &server.Trust{Credentials: pki.NewHolder(own), Authority: a}, nil
+	return c.Write(m.path)
+}
+
+// keep renews the credentials until ctx is done, a few times in their life.
+func (m *machineAdmin) keep(ctx context.Context, log *slog.Logger) error {
+	if m == nil {
+		return nil
+	}
+	t := time.NewTicker(pki.OperatorLife / 4)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+			if err := m.write(); err != nil {
+				log.Error("the admin's credentials were not renewed", "file", m.path, "error", err)
+			}
+		}
+	}
+}
+
+// token reads a token; "-" stands for one on standard input, where neither the
+// list of processes nor a shell's history shows it.
+func (a *app) token(text string) (pki.Token, error) {
+	if text == "-" {
+		const enough = 1 << 10
+		read, err := io.ReadAll(io.LimitReader(a.In, enough))
+		if err != nil {
+			return pki.Token{}, fmt.Errorf("read token: %w", err)
+		}
+		text = string(read)
+	}
+	t, err := pki.ParseToken(text)
+	if err != nil {
+		return pki.Token{}, misuse{err}
+	}
+	return t, nil
 }
 
 // trusting calls fn with a client for questions of trust.
@@ -123,8 +175,12 @@ func (a *app) createTokenCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "create --host NAME | --operator NAME --role ROLE",
 		Short: "Print a one-time token with which a host or an operator gets a certificate",
-		Long: "Prints a token that works once, for one host or operator. On the host:\n\n" +
-			"  espalier agent --join TOKEN --server ADDR --data DIR\n\nAn operator runs:\n\n  espalier login TOKEN --server ADDR",
+		Long: "Prints a token that works once, for one host or operator; who has it first is in. On the host:\n\n" +
+			"  espalier agent --join TOKEN --server ADDR --data DIR\n\nAn operator runs:\n\n  espalier login TOKEN --server ADDR\n\n" +
+			"A reader reads sets; a writer also publishes them; an admin does everything: tokens, revocations, restores,\n" +
+			"deleting sets, the audit log.",
+		Example: "  espalier token create --host web-01\n" +
+			"  espalier token create --operator ci --role writer --sets 'web-*,db-*' --ttl 24h",
 		Args: exactArgs(),
 		RunE: func(c *cobra.Command, _ []string) error {
 			req := &espalierv1.CreateTokenRequest{Role: role, Name: operator, Sets: sets, TtlSeconds: uint32(min(ttl/time.Second, 1<<31))}
@@ -133,12 +189,16 @@ func (a *app) createTokenCommand() *cobra.Command {
 				return misusef("want one of --host and --operator")
 			case ttl < time.Second:
 				return misusef("--ttl %v: want a second or more", ttl)
+			case ttl > server.MaxTokenLife:
+				return misusef("--ttl %v: want %d days or less", ttl, server.MaxTokenLife/(24*time.Hour))
 			case host != "" && (role != "" || len(sets) > 0):
 				return misusef("--role and --sets go with --operator")
 			case host != "":
 				req.Role, req.Name = string(pki.RoleHost), host
 			case !pki.Role(role).Operator():
-				return misusef("--role %q: want admin, writer or reader", role)
+				return misusef("--operator wants --role admin, writer or reader, not %q", role)
+			case pki.Role(role) == pki.RoleAdmin && len(sets) > 0:
+				return misusef("--sets goes with --role writer or reader: an admin may use all")
 			}
 			return a.createToken(c.Context(), req)
 		},
@@ -148,6 +208,7 @@ func (a *app) createTokenCommand() *cobra.Command {
 	c.Flags().StringVar(&role, "role", "", "of the operator: admin, writer or reader")
 	c.Flags().StringSliceVar(&sets, "sets", nil, "of a writer or reader: patterns of the sets, such as 'web-*'; none: all")
 	c.Flags().DurationVar(&ttl, "ttl", server.DefaultTokenLife, "how long the token waits for its use")
+	complete(c, "role", string(pki.RoleAdmin), string(pki.RoleWriter), string(pki.RoleReader))
 	a.remote.addFlags(c)
 	return c
 }
@@ -177,20 +238,32 @@ func (a *app) loginCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "login TOKEN",
 		Short: "Exchange a token for your credentials",
-		Args:  exactArgs("TOKEN"),
+		Long: "Exchanges a token that 'espalier token create --operator NAME' printed for credentials, good for " +
+			fmt.Sprint(int(pki.OperatorLife/(24*time.Hour))) + " days,\n" +
+			"which replace those in the file that --identity names. - reads the token from standard input.",
+		Args: exactArgs("TOKEN"),
 		RunE: func(c *cobra.Command, args []string) error {
-			token, err := pki.ParseToken(args[0])
-			if err != nil {
-				return misuse{err}
-			}
 			if a.remote.insecure {
 				return misusef("there is nothing to log in to with --insecure")
+			}
+			token, err := a.token(args[0])
+			if err != nil {
+				return err
 			}
 			return a.login(c.Context(), token)
 		},
 	}
 	a.remote.addFlags(c)
 	return c
+}
+
+// loginDocument is who has logged in, for programs.
+type loginDocument struct {
+	Role     pki.Role     `json:"role"`
+	Name     desired.Name `json:"name"`
+	Sets     []string     `json:"sets,omitempty"`
+	Expires  time.Time    `json:"expires"`
+	Identity string       `json:"identity"` // the file
 }
 
 func (a *app) login(ctx context.Context, token pki.Token) error {
@@ -225,11 +298,18 @@ func (a *app) login(ctx context.Context, token pki.Token) error {
 	if err != nil {
 		return err
 	}
+	who := got.Identity()
+	if !who.Role.Operator() {
+		return fmt.Errorf("that token was for %v, and is used up: create a new one, for 'espalier agent --join'", who)
+	}
 	if err := got.Write(path); err != nil {
 		return err
 	}
+	if a.output == "json" {
+		return a.document(loginDocument{Role: who.Role, Name: who.Name, Sets: who.Sets, Expires: got.Expires().UTC(), Identity: path})
+	}
 	_, err = fmt.Fprintf(a.Out, "you are %v until %s; your credentials are in %s\n",
-		got.Identity(), got.Expires().Format(time.RFC3339), path)
+		who, got.Expires().Format(time.RFC3339), path)
 	return err
 }
 
@@ -255,12 +335,18 @@ func (a *app) operatorCommand() *cobra.Command {
 	return c
 }
 
+// revokedDocument is who was shut out, for programs.
+type revokedDocument struct {
+	Name        desired.Name `json:"name"`
+	Connections uint32       `json:"connections"` // that were ended
+}
+
 // revokeCommand shuts out those of a role; "": an operator, of each role.
 func (a *app) revokeCommand(role pki.Role) *cobra.Command {
 	var why string
 	roles := []pki.Role{role}
 	if role == "" {
-		roles = []pki.Role{pki.RoleAdmin, pki.RoleWriter, pki.RoleReader}
+		roles = []pki.Role{pki.RoleReader, pki.RoleWriter, pki.RoleAdmin} // who revokes itself gets to the end
 	}
 	c := &cobra.Command{
 		Use:   "revoke NAME",
@@ -281,7 +367,7 @@ func (a *app) revokeCommand(role pki.Role) *cobra.Command {
 					ended += resp.GetConnections()
 				}
 				if a.output == "json" {
-					return a.document(map[string]any{"name": name, "connections": ended})
+					return a.document(revokedDocument{Name: name, Connections: ended})
 				}
 				_, err := fmt.Fprintf(a.Out, "revoked %s; %s ended\n", name, counted(uint64(ended), "connection"))
 				return err

@@ -29,6 +29,14 @@ var ErrUnreachable = errors.New("the server can't be reached")
 // doesn't, and refuses it.
 var ErrDenied = errors.New("the server refuses this")
 
+// ErrNoServer and ErrPlain are what errors match, besides ErrUnreachable, that say
+// what is there in the place of a server: the one something that doesn't speak
+// as we do, which may want TLS, the other something that doesn't speak TLS.
+var (
+	ErrNoServer = errors.New("something accepts connections there, but does not answer as a server")
+	ErrPlain    = errors.New("something accepts connections there, but does not speak TLS")
+)
+
 // domain marks the details that errors travel with as ours.
 const domain = "espalier"
 
@@ -110,7 +118,7 @@ func FromStatus(err error) error {
 	}
 	switch s.Code() {
 	case codes.Unavailable:
-		return fmt.Errorf("%w: %s", ErrUnreachable, connectionWords(s.Message()))
+		return fmt.Errorf("%w: %w", ErrUnreachable, connectionError(s.Message()))
 	case codes.Unauthenticated, codes.PermissionDenied:
 		return fmt.Errorf("%w: %s", ErrDenied, s.Message())
 	case codes.Canceled:
@@ -143,15 +151,23 @@ func sentinel(s *status.Status) error {
 var contextWords = strings.NewReplacer(
 	context.Canceled.Error(), "the call was given up", context.DeadlineExceeded.Error(), "it took too long")
 
-// connectionWords puts what gRPC says of a connection into words for people.
-func connectionWords(message string) string {
+// connectionError puts what gRPC says of a connection into words for people.
+func connectionError(message string) error {
 	if _, quoted, ok := strings.Cut(message, "connection error: desc = "); ok {
 		if text, err := strconv.Unquote(quoted); err == nil {
 			message = text
 		}
 	}
-	if strings.HasPrefix(message, "error reading server preface") {
-		return "something accepts connections there, but does not answer as a server"
+	message = strings.TrimPrefix(message, "transport: Error while dialing: ")
+	message = strings.TrimPrefix(message, "transport: authentication handshake failed: ")
+	_, alert, alerted := strings.Cut(message, "remote error: tls: ")
+	switch {
+	case alerted:
+		return fmt.Errorf("it ends the handshake: %s", alert)
+	case strings.HasPrefix(message, "error reading server preface"):
+		return ErrNoServer
+	case message == "tls: first record does not look like a TLS handshake":
+		return ErrPlain
 	}
-	return contextWords.Replace(strings.TrimPrefix(message, "transport: Error while dialing: "))
+	return errors.New(contextWords.Replace(message))
 }
