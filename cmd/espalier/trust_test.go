@@ -118,7 +118,7 @@ func TestJoin(t *testing.T) {
 	// A host's credentials are for its own set, and for nothing else.
 	refused(t, 3, "host/web-01 may not", server.as(filepath.Join(data, "identity.pem"), "get", "web-01", "k")...)
 	refused(t, 3, "host/web-01 may not", server.as(filepath.Join(data, "identity.pem"), "set", "web-01", "k", "v")...)
-	refused(t, 1, "no such set", server.as(filepath.Join(data, "identity.pem"), "backup", "web-02", filepath.Join(dir, "stolen"))...)
+	refused(t, 3, "may not", server.as(filepath.Join(data, "identity.pem"), "backup", "web-02", filepath.Join(dir, "stolen"))...)
 	// Nor is a host's token one for an operator.
 	refused(t, 1, "host/web-03", server.as(filepath.Join(dir, "x"), "login", token(t, server, admin, "--host", "web-03"))...)
 	refused(t, 1, "operator", server.host("agent", "--once", "--data", filepath.Join(dir, "third"),
