@@ -134,9 +134,6 @@ func (s *Server) identify(ctx context.Context) (caller, error) {
 	if !ok {
 		return caller{}, status.Error(codes.Unauthenticated, "the connection is not over TLS")
 	}
-	if !info.limit.Allow() {
-		return caller{}, status.Error(codes.ResourceExhausted, "too many calls on one connection")
-	}
 	if info.identity.IsZero() {
 		return caller{}, nil
 	}

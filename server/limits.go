@@ -23,8 +23,10 @@ const (
 	// under way.
 	StreamWindow = 1 << 20
 	ConnWindow   = 4 << 20
-	// MaxStreams bounds the calls of one connection.
-	MaxStreams = 256
+	// MaxStreams bounds the calls under way on one connection, each of which may
+	// hold a message that comes in and one that goes out: 80 MiB for all of them.
+	// An agent has two; more wait at the client.
+	MaxStreams = 32
 	// MaxHeaderBytes bounds the headers of one call.
 	MaxHeaderBytes = 16 << 10
 	// MaxUploadInMemory is how much of a commit's changes is gathered in memory;
@@ -52,10 +54,22 @@ const (
 	// MaxHalfOpen bounds the connections whose handshake isn't over, some 30 KiB
 	// each; the oldest makes room.
 	MaxHalfOpen = 512
-	// MaxConnections bounds all, MaxConnectionsEach those of one bearer: an agent
-	// has one, and a second for a moment.
-	MaxConnections     = 32 << 10
-	MaxConnectionsEach = 16
+	// MaxConnections bounds all: a fleet of 10,000 three times over, at some
+	// 100 KiB each.
+	MaxConnections = 32 << 10
+	// MaxHostConnections bounds those of one host, which has one, a second while
+	// it renews its certificate, and a few that a broken network has left behind;
+	// the oldest makes room. MaxOperatorConnections bounds those of an operator,
+	// whose name many jobs may share; one more is refused.
+	MaxHostConnections     = 4
+	MaxOperatorConnections = 16
+	// MaxStrangers bounds the connections of those who show no certificate, who
+	// want a certificate or to know whether the server is up: the oldest makes
+	// room. MaxStrangerBytes is all that one of them may send, with its
+	// handshake: several times what either takes, and too little to fill memory
+	// with.
+	MaxStrangers     = 256
+	MaxStrangerBytes = 64 << 10
 	// CallRate and CallBurst bound the calls on one connection, StrangerCallRate
 	// and StrangerCallBurst those of who shows no certificate, who is sent away
 	// after StrangerTime.

@@ -67,21 +67,12 @@ func New(s *store.Store, o Options) *Server {
 // up to StopTimeout. It returns once everything has stopped, nil after a clean
 // stop; l is closed.
 func (s *Server) Run(ctx context.Context, l net.Listener) error {
-	if trust := s.options.Trust; trust != nil { // else it listens on loopback
-		revoked, err := s.store.Revoked()
-		if err != nil { // whoever was revoked would be let in
-			return errors.Join(fmt.Errorf("read who is revoked: %w", err), l.Close())
-		}
-		s.guard = newGuard(trust.Credentials.ServerConfig(), revoked)
-		l = &door{Listener: l}
+	g, l, err := s.prepare(l)
+	if err != nil {
+		return err
 	}
-	g := grpc.NewServer(s.serverOptions()...)
-	espalierv1.RegisterSyncServiceServer(g, syncService{server: s})
-	espalierv1.RegisterOperatorServiceServer(g, operatorService{server: s})
-	espalierv1.RegisterTrustServiceServer(g, trustService{server: s})
 	state := health.NewServer()
 	healthv1.RegisterHealthServer(g, state)
-	reflection.Register(g)
 
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
@@ -100,6 +91,26 @@ func (s *Server) Run(ctx context.Context, l net.Listener) error {
 	group.Go(func() error { return s.syncAudit(ctx) })
 	group.Go(func() error { return s.options.Trust.renewOwn(ctx, s.log) })
 	return group.Wait()
+}
+
+// prepare returns what serves on l, but for the health service, and what it
+// serves on in place of l. If there is an error, l is closed.
+func (s *Server) prepare(l net.Listener) (*grpc.Server, net.Listener, error) {
+	if trust := s.options.Trust; trust != nil { // else it listens on loopback
+		revoked, err := s.store.Revoked()
+		if err != nil { // whoever was revoked would be let in
+			return nil, nil, errors.Join(fmt.Errorf("read who is revoked: %w", err), l.Close())
+		}
+		d := newDoor(l)
+		s.guard = newGuard(trust.Credentials.ServerConfig(), d, revoked)
+		l = d
+	}
+	g := grpc.NewServer(s.serverOptions()...)
+	espalierv1.RegisterSyncServiceServer(g, syncService{server: s})
+	espalierv1.RegisterOperatorServiceServer(g, operatorService{server: s})
+	espalierv1.RegisterTrustServiceServer(g, trustService{server: s})
+	reflection.Register(g)
+	return g, l, nil
 }
 
 // stop lets calls finish, but not forever.
@@ -143,7 +154,7 @@ func (s *Server) serverOptions() []grpc.ServerOption {
 		grpc.KeepaliveEnforcementPolicy(keepalivePolicy),
 	}
 	if s.guard != nil {
-		options = append(options, grpc.Creds(s.guard))
+		options = append(options, grpc.Creds(s.guard), grpc.InTapHandle(s.limitCalls))
 	}
 	return options
 }

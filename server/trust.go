@@ -155,12 +155,8 @@ func (t trustService) Revoke(ctx context.Context, req *espalierv1.RevokeRequest)
 	if err := id.Check(); err != nil {
 		return nil, wire.ToStatus(err)
 	}
-	now := time.Now()
-	err := t.server.store.Revoke(id.String(), now)
-	ended := 0
-	if err == nil {
-		ended = t.server.guard.revoke(id.String(), now)
-	}
+	until, ended := t.server.guard.revoke(id.String()) // first, so that nothing is issued meanwhile
+	err := t.server.store.Revoke(id.String(), until)
 	if err := t.server.record(ctx, audit.Record{What: "revoke", On: id.String(), Why: req.GetWhy()}, err); err != nil {
 		return nil, wire.ToStatus(err)
 	}
