@@ -471,4 +471,3 @@ func TestListSetsOfCaller(t *testing.T) {
 		}
 	}
 }
-
