@@ -53,6 +53,7 @@ type Server struct {
 	log     *slog.Logger
 	codec   *delta.Codec
 	guard   *guard // nil: there is no TLS
+	denied  *said  // the calls that were refused of late
 }
 
 // New returns a Server of a store, which the caller closes after Run has
@@ -60,7 +61,9 @@ type Server struct {
 func New(s *store.Store, o Options) *Server {
 	o.PollInterval = cmp.Or(o.PollInterval, DefaultPollInterval)
 	o.ScrubBytes = cmp.Or(o.ScrubBytes, DefaultScrubBytes)
-	return &Server{store: s, options: o, log: newSparse(cmp.Or(o.Logger, slog.Default())), codec: delta.NewCodec()}
+	return &Server{
+		store: s, options: o, log: newSparse(cmp.Or(o.Logger, slog.Default())), codec: delta.NewCodec(), denied: newSaid(),
+	}
 }
 
 // Run serves on l until ctx is done, and then lets calls under way finish for
