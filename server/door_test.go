@@ -5,7 +5,9 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"io"
 	"net"
+	"os"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -76,33 +78,51 @@ func TestCertificateExpires(t *testing.T) {
 	})
 }
 
-// TestStrangers connects as many who show no certificate, and who stay.
+// TestStrangers connects more who show no certificate than may stay.
 func TestStrangers(t *testing.T) {
+	w := secure(t)
+	ended := hang(t, w.dial(w.as(web1)))
+	const more = 3
+	var conns []net.Conn
+	for range server.MaxStrangers + more {
+		conns = append(conns, handshake(t, w, w.nobody()))
+		defer conns[len(conns)-1].Close()
+		if _, err := conns[len(conns)-1].Read(make([]byte, 1)); err != nil { // the server knows it, then
+			t.Fatal(err)
+		}
+	}
+	for i, c := range conns[:more] {
+		if _, err := io.Copy(io.Discard, c); errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("stranger %d was not sent away", i)
+		}
+	}
+	if all, _ := w.server.Connections(); all != server.MaxStrangers+1 {
+		t.Errorf("%d connections, want %d strangers and a host", all, server.MaxStrangers)
+	}
+	select {
+	case err := <-ended:
+		t.Errorf("the host's call ended: %v", err)
+	default:
+	}
+}
+
+// TestStrangerTime: who shows no certificate can't stay.
+func TestStrangerTime(t *testing.T) {
 	inBubble(t, func(t *testing.T, w *secured) {
-		host := w.dial(w.as(web1))
-		ended := hang(t, host)
-		var conns []net.Conn
-		for range server.MaxStrangers + 10 {
-			conns = append(conns, handshake(t, w, w.nobody()))
-			synctest.Wait()
+		conn := w.dial(w.nobody())
+		stream, err := healthv1.NewHealthClient(conn).Watch(t.Context(), &healthv1.HealthCheckRequest{})
+		if err != nil {
+			t.Fatal(err)
 		}
-		if all, waiting := w.server.Connections(); all != server.MaxStrangers+1 || waiting != 0 {
-			t.Errorf("%d connections, %d waiting, want %d strangers and a host", all, waiting, server.MaxStrangers)
+		start := time.Now()
+		for err == nil {
+			_, err = stream.Recv()
 		}
-		time.Sleep(server.StrangerTime)
+		if took := time.Since(start); took > server.StrangerTime {
+			t.Errorf("a stranger's call went on for %v, want %v at most", took, server.StrangerTime)
+		}
+		conn.Close()
 		synctest.Wait()
-		if all, _ := w.server.Connections(); all != 1 {
-			t.Errorf("%d connections after %v, want the host's", all, server.StrangerTime)
-		}
-		select {
-		case err := <-ended:
-			t.Errorf("the host's call ended: %v", err)
-		default:
-		}
-		for _, c := range conns {
-			c.Close()
-		}
-		host.Close()
 		w.stop()
 	})
 }
@@ -116,6 +136,9 @@ func handshake(t *testing.T, w *secured, config *tls.Config) net.Conn {
 	}
 	config.NextProtos = []string{"h2"}
 	conn := tls.Client(raw, config)
+	if err := conn.SetDeadline(time.Now().Add(2 * time.Minute)); err != nil {
+		t.Fatal(err)
+	}
 	if err := conn.HandshakeContext(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -296,14 +296,15 @@ func TestSlowReader(t *testing.T) {
 	large := make([]byte, 64<<10)
 	rand.Read(large)
 	admin := w.dial(w.as(root))
-	var frames [][]byte
-	for i := range 512 { // 32 MiB
-		frames = append(frames, frame(t, put(fmt.Sprintf("%05d", i), string(large))))
+	for i := range 32 { // MiB
+		var frames [][]byte
+		for j := range 16 {
+			frames = append(frames, frame(t, put(fmt.Sprintf("%02d/%02d", i, j), string(large))))
+		}
+		if _, err := commit(t, admin, &espalierv1.CommitTerms{Set: "web-1"}, frames...); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if _, err := commit(t, admin, &espalierv1.CommitTerms{Set: "web-1"}, frames...); err != nil {
-		t.Fatal(err)
-	}
-	frames = nil
 	b := stand(t, w)
 	open, err := proto.Marshal(wire.PullRequestToWire(delta.Request{Open: &delta.Open{Set: "web-1", Mode: delta.Full, Width: delta.ShortWidth}}))
 	if err != nil {
@@ -329,7 +330,7 @@ func TestSlowReader(t *testing.T) {
 		time.Sleep(time.Second)
 		b.check()
 	}
-	if _, err := commit(t, admin, &espalierv1.CommitTerms{Set: "web-1"}, frame(t, desired.Change{Key: []byte("00000")})); err != nil {
+	if _, err := commit(t, admin, &espalierv1.CommitTerms{Set: "web-1"}, frame(t, desired.Change{Key: []byte("00/00")})); err != nil {
 		t.Errorf("a commit meanwhile: %v", err)
 	}
 }

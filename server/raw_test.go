@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"testing"
-	"time"
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
@@ -26,9 +25,6 @@ func (w *secured) raw(t *testing.T, config *tls.Config, settings ...http2.Settin
 	t.Helper()
 	conn := handshake(t, w, config)
 	t.Cleanup(func() { conn.Close() })
-	if err := conn.SetDeadline(time.Now().Add(2 * time.Minute)); err != nil {
-		t.Fatal(err)
-	}
 	r := &raw{Conn: conn, Framer: http2.NewFramer(conn, conn), next: 1}
 	r.encoder = hpack.NewEncoder(&r.block)
 	r.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
