@@ -362,7 +362,8 @@ func TestAudit(t *testing.T) {
 		}
 	}
 	w.revoke(web1)
-	if err := poll(w.dial(w.as(root))); err != nil {
+	_, err := espalierv1.NewOperatorServiceClient(w.dial(w.as(root))).Compact(t.Context(), &espalierv1.CompactRequest{Set: "web-1", DropHistory: true})
+	if err != nil {
 		t.Fatal(err)
 	}
 	stream, err := w.admin().Audit(t.Context(), &espalierv1.AuditRequest{})
@@ -398,6 +399,7 @@ func TestAudit(t *testing.T) {
 		"host/web-1 refused /espalier.v1.TrustService/CreateToken refused",
 		"host/web-1 refused /espalier.v1.OperatorService/GetHead refused",
 		"admin/root revoke host/web-1",
+		"admin/root drop history web-1",
 	}
 	if strings.Join(got, "\n") != strings.Join(want, "\n") {
 		t.Errorf("the audit log says\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
