@@ -6,8 +6,8 @@ import (
 	"google.golang.org/grpc/keepalive"
 )
 
-// Every bound of the server, with its reason. Those of messages are in package
-// delta.
+// Every bound of the server, with its reason. That of a message is
+// delta.MaxMessageBytes: the largest object has to fit into one.
 const (
 	// DefaultPollInterval keeps a host's staleness below a minute.
 	DefaultPollInterval = 30 * time.Second
@@ -27,7 +27,8 @@ const (
 	// hold a message that comes in and one that goes out: 80 MiB for all of them.
 	// An agent has two; more wait at the client.
 	MaxStreams = 32
-	// MaxHeaderBytes bounds the headers of one call.
+	// MaxHeaderBytes bounds the headers of one call, of which ours have some 200
+	// bytes, and a proxy may add its own.
 	MaxHeaderBytes = 16 << 10
 	// MaxUploadInMemory is how much of a commit's changes is gathered in memory;
 	// a larger commit is put on disk until it is whole.
@@ -54,8 +55,7 @@ const (
 	// MaxHalfOpen bounds the connections whose handshake isn't over, some 30 KiB
 	// each; the oldest makes room.
 	MaxHalfOpen = 512
-	// MaxConnections bounds all: a fleet of 10,000 three times over, at some
-	// 100 KiB each.
+	// MaxConnections bounds all: a fleet of 10,000 three times over.
 	MaxConnections = 32 << 10
 	// MaxHostConnections bounds those of one host, which has one, a second while
 	// it renews its certificate, and a few that a broken network has left behind;
@@ -87,8 +87,10 @@ const (
 )
 
 var (
-	// A connection whose peer vanished is noticed within two minutes.
-	// One that lives long is made anew, so that a balancer in between can move it.
+	// A connection whose peer vanished is noticed within two minutes. One without
+	// calls for much longer than any agent waits between polls is nobody's. One
+	// that lives long is made anew, so that a balancer in between can move it;
+	// its calls have as long to finish as the longest pull takes on a bad line.
 	keepaliveParams = keepalive.ServerParameters{
 		Time: 90 * time.Second, Timeout: 20 * time.Second,
 		MaxConnectionIdle: 3 * time.Hour, MaxConnectionAge: 12 * time.Hour, MaxConnectionAgeGrace: time.Hour,
