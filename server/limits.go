@@ -27,8 +27,8 @@ const (
 	// hold a message that comes in and one that goes out: 80 MiB for all of them.
 	// An agent has two; more wait at the client.
 	MaxStreams = 32
-	// MaxHeaderBytes bounds the headers of one call, of which ours have some 200
-	// bytes, and a proxy may add its own.
+	// MaxHeaderBytes bounds the headers of one call: many times what gRPC sends,
+	// with room for what a proxy may add.
 	MaxHeaderBytes = 16 << 10
 	// MaxUploadInMemory is how much of a commit's changes is gathered in memory;
 	// a larger commit is put on disk until it is whole.
