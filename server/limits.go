@@ -24,9 +24,9 @@ const (
 	StreamWindow = 1 << 20
 	ConnWindow   = 4 << 20
 	// MaxStreams bounds the calls under way on one connection, each of which may
-	// hold a message that comes in and one that goes out: 80 MiB for all of them.
-	// An agent has two; more wait at the client.
-	MaxStreams = 32
+	// hold a message that comes in, of delta.MaxMessageBytes: 77 MiB for all
+	// of them. An agent has two; more wait at the client.
+	MaxStreams = 16
 	// MaxHeaderBytes bounds the headers of one call: many times what gRPC sends,
 	// with room for what a proxy may add.
 	MaxHeaderBytes = 16 << 10
