@@ -2,8 +2,10 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -14,6 +16,7 @@ import (
 	reflectionv1alpha "google.golang.org/grpc/reflection/grpc_reflection_v1alpha"
 	"google.golang.org/grpc/status"
 
+	"espalier/internal/audit"
 	"espalier/internal/desired"
 	"espalier/internal/pki"
 	"espalier/internal/wire"
@@ -120,8 +123,8 @@ func (c caller) mayUse(set desired.Name) bool {
 	}
 }
 
-// identify returns who makes a call, or why nobody can who shows such a
-// certificate. Without TLS everybody is trusted: the server listens on loopback.
+// identify returns who makes a call, or seems to, and why nobody can who shows
+// such a certificate. Without TLS everybody is trusted: the server listens on loopback.
 func (s *Server) identify(ctx context.Context) (caller, error) {
 	if s.options.Trust == nil {
 		return caller{trusted: true}, nil
@@ -134,19 +137,21 @@ func (s *Server) identify(ctx context.Context) (caller, error) {
 	if !ok {
 		return caller{}, status.Error(codes.Unauthenticated, "the connection is not over TLS")
 	}
-	if !info.limit.Allow() {
-		return caller{}, status.Error(codes.ResourceExhausted, "too many calls on one connection")
-	}
 	if info.identity.IsZero() {
 		return caller{}, nil
 	}
+	c := caller{Identity: info.identity}
 	if !time.Now().Before(info.expires) {
-		return caller{}, status.Errorf(codes.Unauthenticated, "the certificate of %v has expired", info.identity)
+		return c, status.Errorf(codes.Unauthenticated, "the certificate of %v has expired", c)
 	}
 	if s.guard.revoked(info.identity) {
-		return caller{}, status.Errorf(codes.Unauthenticated, "the certificate of %v was revoked", info.identity)
+		return c, errRevokedCaller(c)
 	}
-	return caller{Identity: info.identity}, nil
+	return c, nil
+}
+
+func errRevokedCaller(c caller) error {
+	return status.Errorf(codes.Unauthenticated, "the certificate of %v was revoked", c)
 }
 
 // admit returns who makes a call, if the rules allow it at all.
@@ -234,11 +239,24 @@ func (c *checkedStream) RecvMsg(m any) error {
 	if err := c.ServerStream.RecvMsg(m); err != nil {
 		return err
 	}
-	c.denied = c.rule.allows(c.caller, m)
-	return c.denied
+	if c.denied = c.rule.allows(c.caller, m); c.denied != nil {
+		return errDenied
+	}
+	return nil
 }
 
-// logDenied says who was refused what.
+// errDenied is what a handler is told of a message that the rules don't allow;
+// checkStream says the rest to the caller and to the log.
+var errDenied = errors.New("the rules don't allow this")
+
+// logDenied says who was refused what, and records it: once in QuietTime for
+// each call by each of them, since they can repeat it at will, with ever other
+// words.
 func (s *Server) logDenied(ctx context.Context, c caller, method string, err error) {
-	s.log.Warn("call refused", "method", method, "who", c.String(), "from", addressOf(ctx), "error", status.Convert(err).Message())
+	from := addressOf(ctx)
+	if !s.denied.first(strings.Join([]string{c.String(), from, method}, " "), time.Now()) {
+		return
+	}
+	s.log.Warn("call refused", "method", method, "who", c.String(), "from", from, "error", status.Convert(err).Message())
+	_ = s.note(context.WithValue(ctx, callerKey{}, c), audit.Record{What: "refused", On: method}, err)
 }

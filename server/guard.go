@@ -3,13 +3,18 @@ package server
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"sync"
 	"time"
 
 	"golang.org/x/time/rate"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/tap"
 
 	"espalier/internal/pki"
 )
@@ -22,83 +27,61 @@ type peerInfo struct {
 	limit    *rate.Limiter // of its calls
 }
 
-// guard makes handshakes at a bounded rate, and knows who is at the other end of
-// each connection, so that it can end those of somebody who is revoked.
+// guard makes handshakes at a bounded rate with those who come through the
+// door, and knows who is revoked.
 type guard struct {
 	credentials.TransportCredentials
-	handshakes *rate.Limiter
-	calls      rate.Limit // on one connection
+	door  *door
+	calls rate.Limit // on one connection
 
 	mu sync.Mutex
 	// until is, by identity, up to when what was issued is worth nothing.
 	until map[string]time.Time
-	live  map[string]map[*liveConn]struct{} // by identity
 }
 
-func newGuard(config *tls.Config, until map[string]time.Time) *guard {
-	return &guard{
-		TransportCredentials: credentials.NewTLS(config),
-		handshakes:           rate.NewLimiter(HandshakeRate, HandshakeBurst),
-		until:                until, live: map[string]map[*liveConn]struct{}{},
+func newGuard(config *tls.Config, d *door, until map[string]time.Time) *guard {
+	config = config.Clone()
+	handshakes := rate.NewLimiter(HandshakeRate, HandshakeBurst)
+	// It is asked once the client's first message is there, and before anything
+	// is computed: who connects and says nothing takes nobody's turn.
+	config.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		ctx, cancel := context.WithTimeout(hello.Context(), HandshakeTimeout)
+		defer cancel()
+		if err := handshakes.Wait(ctx); err != nil {
+			return nil, fmt.Errorf("too many handshakes: %w", err)
+		}
+		return nil, nil // that is, config
 	}
+	return &guard{TransportCredentials: credentials.NewTLS(config), door: d, until: until}
 }
 
-// ServerHandshake implements credentials.TransportCredentials.
+// ServerHandshake implements credentials.TransportCredentials. Where it returns
+// an error, the caller closes raw.
 func (g *guard) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), HandshakeTimeout)
-	defer cancel()
-	if err := g.handshakes.Wait(ctx); err != nil {
-		return nil, nil, fmt.Errorf("too many handshakes: %w", err)
+	c, ok := raw.(*doorConn)
+	if !ok {
+		return nil, nil, errors.New("a connection that has not come through the door")
 	}
 	conn, auth, err := g.TransportCredentials.ServerHandshake(raw)
 	if err != nil {
 		return nil, nil, err
 	}
-	if c, ok := raw.(*doorConn); ok {
-		c.door.settle(c)
-	}
-	info := &peerInfo{TLSInfo: auth.(credentials.TLSInfo), limit: rate.NewLimiter(g.calls, CallBurst)}
-	live := &liveConn{Conn: conn, guard: g}
+	info := &peerInfo{TLSInfo: auth.(credentials.TLSInfo), limit: rate.NewLimiter(StrangerCallRate, StrangerCallBurst)}
 	if certs := info.State.PeerCertificates; len(certs) > 0 {
 		if info.identity, err = pki.IdentityOf(certs[0]); err != nil {
 			return nil, nil, err
 		}
 		info.expires = certs[0].NotAfter
-	} else {
-		info.limit = rate.NewLimiter(StrangerCallRate, StrangerCallBurst)
-		live.timer = time.AfterFunc(StrangerTime, func() { _ = conn.Close() })
+		info.limit = rate.NewLimiter(g.calls, CallBurst)
 	}
-	if err := g.add(live, info.identity); err != nil {
+	if err := g.door.settle(c, info.identity, info.expires); err != nil {
 		return nil, nil, err
 	}
-	return live, info, nil
+	return conn, info, nil
 }
 
-// add takes a connection in, also of somebody who is revoked: that is said to
-// each of their calls, and not to a handshake, which could only fail.
-func (g *guard) add(c *liveConn, id pki.Identity) error {
-	c.who = id.String()
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	all := g.live[c.who]
-	if all == nil {
-		all = map[*liveConn]struct{}{}
-		g.live[c.who] = all
-	}
-	if !id.IsZero() && len(all) >= MaxConnectionsEach {
-		return fmt.Errorf("%v has %d connections already", id, len(all))
-	}
-	all[c] = struct{}{}
-	return nil
-}
-
-func (g *guard) remove(c *liveConn) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if delete(g.live[c.who], c); len(g.live[c.who]) == 0 {
-		delete(g.live, c.who)
-	}
-}
+// Clone implements credentials.TransportCredentials; a server doesn't call it.
+func (g *guard) Clone() credentials.TransportCredentials { return g }
 
 // revoked reports whether what the bearer shows is worth nothing any more.
 func (g *guard) revoked(id pki.Identity) bool {
@@ -108,116 +91,32 @@ func (g *guard) revoked(id pki.Identity) bool {
 	return ok && !id.Issued.After(until)
 }
 
-// revoke makes worthless what was issued to who, and ends their connections. It
-// returns how many.
-func (g *guard) revoke(who string, until time.Time) int {
+// revoke makes worthless what was issued to who up to now, which it returns, and
+// ends their connections, of which it returns the number.
+//
+// Whoever issues something to them meanwhile asks revoked about what they
+// showed for it once it is made: it was made before now, then, or is not handed
+// out.
+func (g *guard) revoke(who string) (now time.Time, ended int) {
 	g.mu.Lock()
-	g.until[who] = until
-	var ended []*liveConn
-	for c := range g.live[who] {
-		ended = append(ended, c)
-	}
+	now = time.Now()
+	g.until[who] = now
 	g.mu.Unlock()
-	for _, c := range ended {
-		_ = c.Close()
+	return now, g.door.end(who)
+}
+
+// limitCalls is asked about each call before anything of it is read, also of
+// those of services that don't exist.
+func (s *Server) limitCalls(ctx context.Context, _ *tap.Info) (context.Context, error) {
+	p, _ := peer.FromContext(ctx)
+	if p == nil {
+		return ctx, nil // and the rules refuse it
 	}
-	return len(ended)
-}
-
-// Clone implements credentials.TransportCredentials; a server doesn't call it.
-func (g *guard) Clone() credentials.TransportCredentials { return g }
-
-// liveConn is a connection that the guard knows of.
-type liveConn struct {
-	net.Conn
-	guard *guard
-	who   string
-	timer *time.Timer // ends it, if that isn't nil
-	once  sync.Once
-}
-
-// Close implements net.Conn.
-func (c *liveConn) Close() error {
-	c.once.Do(func() {
-		if c.timer != nil {
-			c.timer.Stop()
-		}
-		c.guard.remove(c)
-	})
-	return c.Conn.Close()
-}
-
-// door is a listener that keeps few connections waiting for their handshake:
-// when there are too many, the one that has waited longest is closed, which is
-// hardly ever an honest one.
-type door struct {
-	net.Listener
-
-	mu      sync.Mutex
-	all     int
-	waiting []*doorConn // in the order of their coming
-}
-
-// Accept implements net.Listener.
-func (d *door) Accept() (net.Conn, error) {
-	for {
-		conn, err := d.Listener.Accept()
-		if err != nil {
-			return nil, err
-		}
-		c := &doorConn{Conn: conn, door: d}
-		if d.enter(c) {
-			return c, nil
-		}
-		_ = conn.Close()
+	info, ok := p.AuthInfo.(*peerInfo)
+	if !ok || info.limit.Allow() {
+		return ctx, nil
 	}
-}
-
-func (d *door) enter(c *doorConn) bool {
-	d.mu.Lock()
-	if d.all >= MaxConnections {
-		d.mu.Unlock()
-		return false
-	}
-	d.all++
-	d.waiting = append(d.waiting, c)
-	var oldest *doorConn
-	if len(d.waiting) > MaxHalfOpen {
-		oldest = d.waiting[0]
-	}
-	d.mu.Unlock()
-	if oldest != nil {
-		_ = oldest.Close()
-	}
-	return true
-}
-
-// settle ends a connection's wait.
-func (d *door) settle(c *doorConn) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for i, w := range d.waiting {
-		if w == c {
-			d.waiting = append(d.waiting[:i], d.waiting[i+1:]...)
-			return
-		}
-	}
-}
-
-// doorConn is a connection that has come in.
-type doorConn struct {
-	net.Conn
-	door *door
-	once sync.Once
-}
-
-// Close implements net.Conn.
-func (c *doorConn) Close() error {
-	c.once.Do(func() {
-		c.door.settle(c)
-		c.door.mu.Lock()
-		c.door.all--
-		c.door.mu.Unlock()
-	})
-	return c.Conn.Close()
+	err := status.Error(codes.ResourceExhausted, "too many calls on one connection")
+	s.logDenied(ctx, caller{Identity: info.identity}, "", err)
+	return ctx, err
 }

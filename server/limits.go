@@ -6,8 +6,8 @@ import (
 	"google.golang.org/grpc/keepalive"
 )
 
-// Every bound of the server, with its reason. Those of messages are in package
-// delta.
+// Every bound of the server, with its reason. That of a message is
+// delta.MaxMessageBytes: the largest object has to fit into one.
 const (
 	// DefaultPollInterval keeps a host's staleness below a minute.
 	DefaultPollInterval = 30 * time.Second
@@ -23,9 +23,12 @@ const (
 	// under way.
 	StreamWindow = 1 << 20
 	ConnWindow   = 4 << 20
-	// MaxStreams bounds the calls of one connection.
-	MaxStreams = 256
-	// MaxHeaderBytes bounds the headers of one call.
+	// MaxStreams bounds the calls under way on one connection, each of which may
+	// hold a message that comes in, of delta.MaxMessageBytes: 77 MiB for all
+	// of them. An agent has two; more wait at the client.
+	MaxStreams = 16
+	// MaxHeaderBytes bounds the headers of one call: many times what gRPC sends,
+	// with room for what a proxy may add.
 	MaxHeaderBytes = 16 << 10
 	// MaxUploadInMemory is how much of a commit's changes is gathered in memory;
 	// a larger commit is put on disk until it is whole.
@@ -52,10 +55,21 @@ const (
 	// MaxHalfOpen bounds the connections whose handshake isn't over, some 30 KiB
 	// each; the oldest makes room.
 	MaxHalfOpen = 512
-	// MaxConnections bounds all, MaxConnectionsEach those of one bearer: an agent
-	// has one, and a second for a moment.
-	MaxConnections     = 32 << 10
-	MaxConnectionsEach = 16
+	// MaxConnections bounds all: a fleet of 10,000 three times over.
+	MaxConnections = 32 << 10
+	// MaxHostConnections bounds those of one host, which has one, a second while
+	// it renews its certificate, and a few that a broken network has left behind;
+	// the oldest makes room. MaxOperatorConnections bounds those of an operator,
+	// whose name many jobs may share; one more is refused.
+	MaxHostConnections     = 4
+	MaxOperatorConnections = 16
+	// MaxStrangers bounds the connections of those who show no certificate, who
+	// want a certificate or to know whether the server is up: the oldest makes
+	// room. MaxStrangerBytes is all that one of them may send, with its
+	// handshake: several times what either takes, and too little to fill memory
+	// with.
+	MaxStrangers     = 256
+	MaxStrangerBytes = 64 << 10
 	// CallRate and CallBurst bound the calls on one connection, StrangerCallRate
 	// and StrangerCallBurst those of who shows no certificate, who is sent away
 	// after StrangerTime.
@@ -73,8 +87,10 @@ const (
 )
 
 var (
-	// A connection whose peer vanished is noticed within two minutes.
-	// One that lives long is made anew, so that a balancer in between can move it.
+	// A connection whose peer vanished is noticed within two minutes. One without
+	// calls for much longer than any agent waits between polls is nobody's. One
+	// that lives long is made anew, so that a balancer in between can move it;
+	// its calls have as long to finish as the longest pull takes on a bad line.
 	keepaliveParams = keepalive.ServerParameters{
 		Time: 90 * time.Second, Timeout: 20 * time.Second,
 		MaxConnectionIdle: 3 * time.Hour, MaxConnectionAge: 12 * time.Hour, MaxConnectionAgeGrace: time.Hour,

@@ -83,8 +83,13 @@ func (s *Server) logPoll(ctx context.Context, req any, _ *grpc.UnaryServerInfo, 
 		return resp, err
 	}
 	for _, a := range resp.(*espalierv1.PollResponse).GetSets() {
-		if a.GetStatus() == espalierv1.SetAnswer_STATUS_UNKNOWN {
-			s.log.Warn("an agent asks for a set that doesn't exist", "set", poll.GetSets()[a.GetIndex()].GetName(), "who", who(ctx))
+		set := poll.GetSets()[a.GetIndex()].GetName()
+		switch c := callerOf(ctx); {
+		case a.GetStatus() != espalierv1.SetAnswer_STATUS_UNKNOWN:
+		case !c.mayUse(desired.Name(set)):
+			s.logDenied(ctx, c, espalierv1.SyncService_Poll_FullMethodName, errForeign(set))
+		default:
+			s.log.Warn("an agent asks for a set that doesn't exist", "set", set, "who", who(ctx))
 		}
 	}
 	return resp, nil
@@ -93,7 +98,7 @@ func (s *Server) logPoll(ctx context.Context, req any, _ *grpc.UnaryServerInfo, 
 // logPull says which pulls end in an error of the server's.
 func (s *Server) logPull(server any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 	err := handler(server, stream)
-	if err != nil && info.FullMethod == espalierv1.SyncService_Pull_FullMethodName {
+	if err != nil && !errors.Is(err, errDenied) && info.FullMethod == espalierv1.SyncService_Pull_FullMethodName {
 		s.logRefused(stream.Context(), "pull refused", err)
 	}
 	return err
@@ -115,7 +120,7 @@ type sparse struct {
 
 // newSparse returns a logger that says what l does, but sparsely.
 func newSparse(l *slog.Logger) *slog.Logger {
-	return slog.New(sparse{Handler: l.Handler(), said: &said{seed: maphash.MakeSeed(), until: map[uint64]time.Time{}}})
+	return slog.New(sparse{Handler: l.Handler(), said: newSaid()})
 }
 
 func (h sparse) Handle(ctx context.Context, r slog.Record) error {
@@ -150,6 +155,8 @@ type said struct {
 	seed  maphash.Seed
 	until map[uint64]time.Time // by the text's hash: when it may be said again
 }
+
+func newSaid() *said { return &said{seed: maphash.MakeSeed(), until: map[uint64]time.Time{}} }
 
 // first reports whether there is room to say text, and it was not said of late.
 func (s *said) first(text string, now time.Time) bool {

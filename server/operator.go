@@ -234,6 +234,10 @@ func (o operatorService) Compact(ctx context.Context, req *espalierv1.CompactReq
 		return nil, wire.ToStatus(err)
 	}
 	r, err := o.server.store.Compact(ctx, name, store.CompactOptions{DropHistory: req.GetDropHistory()})
+	if req.GetDropHistory() { // else nothing has changed but the file's size
+		head, _ := o.server.store.Head(name) // zero where it can't be read
+		o.server.logChange(ctx, "drop history", name, "", head, err)
+	}
 	return &espalierv1.CompactResponse{BytesBefore: uint64(r.Before), BytesAfter: uint64(r.After)}, wire.ToStatus(err)
 }
 

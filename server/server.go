@@ -56,6 +56,7 @@ type Server struct {
 	log     *slog.Logger
 	codec   *delta.Codec
 	guard   *guard // nil: there is no TLS
+	denied  *said  // the calls that were refused of late
 }
 
 // New returns a Server of a store, which the caller closes after Run has
@@ -63,33 +64,21 @@ type Server struct {
 func New(s *store.Store, o Options) *Server {
 	o.PollInterval = cmp.Or(o.PollInterval, DefaultPollInterval)
 	o.ScrubBytes = cmp.Or(o.ScrubBytes, DefaultScrubBytes)
-	return &Server{store: s, options: o, log: newSparse(cmp.Or(o.Logger, slog.Default())), codec: delta.NewCodec()}
+	return &Server{
+		store: s, options: o, log: newSparse(cmp.Or(o.Logger, slog.Default())), codec: delta.NewCodec(), denied: newSaid(),
+	}
 }
 
 // Run serves on l until ctx is done, and then lets calls under way finish for
 // up to StopTimeout. It returns once everything has stopped, nil after a clean
 // stop; l is closed.
 func (s *Server) Run(ctx context.Context, l net.Listener) error {
-	if trust := s.options.Trust; trust != nil { // else it listens on loopback
-		revoked, err := s.store.Revoked()
-		if err != nil { // whoever was revoked would be let in
-			return errors.Join(fmt.Errorf("read who is revoked: %w", err), l.Close())
-		}
-		s.guard = newGuard(trust.Credentials.ServerConfig(), revoked)
-		if r := s.options.CallRate; r < 0 {
-			s.guard.calls = rate.Inf
-		} else {
-			s.guard.calls = rate.Limit(cmp.Or(r, CallRate))
-		}
-		l = &door{Listener: l}
+	g, l, err := s.prepare(l)
+	if err != nil {
+		return err
 	}
-	g := grpc.NewServer(s.serverOptions()...)
-	espalierv1.RegisterSyncServiceServer(g, syncService{server: s})
-	espalierv1.RegisterOperatorServiceServer(g, operatorService{server: s})
-	espalierv1.RegisterTrustServiceServer(g, trustService{server: s})
 	state := health.NewServer()
 	healthv1.RegisterHealthServer(g, state)
-	reflection.Register(g)
 
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
@@ -108,6 +97,29 @@ func (s *Server) Run(ctx context.Context, l net.Listener) error {
 	group.Go(func() error { return s.syncAudit(ctx) })
 	group.Go(func() error { return s.options.Trust.renewOwn(ctx, s.log) })
 	return group.Wait()
+}
+
+// prepare returns what serves on l, but for the health service, and what it
+// serves on in place of l. If there is an error, l is closed.
+func (s *Server) prepare(l net.Listener) (*grpc.Server, net.Listener, error) {
+	if trust := s.options.Trust; trust != nil { // else it listens on loopback
+		revoked, err := s.store.Revoked()
+		if err != nil { // whoever was revoked would be let in
+			return nil, nil, errors.Join(fmt.Errorf("read who is revoked: %w", err), l.Close())
+		}
+		d := newDoor(l)
+		s.guard = newGuard(trust.Credentials.ServerConfig(), d, revoked)
+		if s.guard.calls = rate.Limit(cmp.Or(s.options.CallRate, CallRate)); s.guard.calls < 0 {
+			s.guard.calls = rate.Inf
+		}
+		l = d
+	}
+	g := grpc.NewServer(s.serverOptions()...)
+	espalierv1.RegisterSyncServiceServer(g, syncService{server: s})
+	espalierv1.RegisterOperatorServiceServer(g, operatorService{server: s})
+	espalierv1.RegisterTrustServiceServer(g, trustService{server: s})
+	reflection.Register(g)
+	return g, l, nil
 }
 
 // stop lets calls finish, but not forever.
@@ -151,7 +163,7 @@ func (s *Server) serverOptions() []grpc.ServerOption {
 		grpc.KeepaliveEnforcementPolicy(keepalivePolicy),
 	}
 	if s.guard != nil {
-		options = append(options, grpc.Creds(s.guard))
+		options = append(options, grpc.Creds(s.guard), grpc.InTapHandle(s.limitCalls))
 	}
 	return options
 }

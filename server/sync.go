@@ -35,9 +35,9 @@ func (s syncService) Poll(ctx context.Context, req *espalierv1.PollRequest) (*es
 	var answers []wire.Answer
 	room := delta.InlineBytes
 	for i, h := range held {
-		head, err := s.server.store.Head(h.Name)
-		if !callerOf(ctx).mayUse(h.Name) {
-			err = errForeign(string(h.Name))
+		head, err := desired.Head{}, errForeign(string(h.Name))
+		if callerOf(ctx).mayUse(h.Name) {
+			head, err = s.server.store.Head(h.Name)
 		}
 		if err == nil && h.Current(head) {
 			continue

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	"espalier/internal/pki"
 	"espalier/internal/wire"
 	espalierv1 "espalier/proto/espalier/v1"
+	"espalier/store"
 )
 
 // Trust is how a server knows who calls, and proves who it is.
@@ -59,9 +61,14 @@ type grant struct {
 	Role pki.Role     `json:"role"`
 	Name desired.Name `json:"name"`
 	Sets []string     `json:"sets,omitempty"`
+	Made time.Time    `json:"made"`
 }
 
-func (g grant) identity() pki.Identity { return pki.Identity{Role: g.Role, Name: g.Name, Sets: g.Sets} }
+// identity returns who a token lets in. It is issued when the token is made: to
+// revoke somebody is to revoke the tokens, too, that wait for them.
+func (g grant) identity() pki.Identity {
+	return pki.Identity{Role: g.Role, Name: g.Name, Sets: g.Sets, Issued: g.Made}
+}
 
 var errNoAuthority = status.Error(codes.Unimplemented, "this server signs no certificates: it runs with --insecure, or with certificates of your own")
 
@@ -77,7 +84,7 @@ func (t trustService) CreateToken(ctx context.Context, req *espalierv1.CreateTok
 	if err != nil {
 		return nil, err
 	}
-	g := grant{Role: pki.Role(req.GetRole()), Name: desired.Name(req.GetName()), Sets: req.GetSets()}
+	g := grant{Role: pki.Role(req.GetRole()), Name: desired.Name(req.GetName()), Sets: req.GetSets(), Made: time.Now().Truncate(time.Millisecond)}
 	ttl := time.Duration(req.GetTtlSeconds()) * time.Second
 	if ttl == 0 {
 		ttl = DefaultTokenLife
@@ -114,19 +121,34 @@ func (t trustService) Enroll(ctx context.Context, req *espalierv1.EnrollRequest)
 		return nil, wire.ToStatus(err)
 	}
 	encoded, err := t.server.store.TakeToken(pki.HashSecret(req.GetSecret()))
-	if err != nil {
-		_ = t.server.record(ctx, audit.Record{What: "enroll"}, err)
+	if err != nil { // anyone can make it fail
+		t.server.logDenied(ctx, callerOf(ctx), espalierv1.TrustService_Enroll_FullMethodName, err)
 		return nil, wire.ToStatus(err)
 	}
 	var g grant
 	if err := json.Unmarshal(encoded, &g); err != nil {
 		return nil, wire.ToStatus(fmt.Errorf("token: %w", err))
 	}
-	cert, err := a.Sign(request, g.identity())
+	cert, err := t.issue(a, request, g.identity())
+	if errors.Is(err, errRevoked) {
+		err = store.ErrNoToken
+	}
 	if err := t.server.record(ctx, audit.Record{What: "enroll", On: g.identity().String()}, err); err != nil {
 		return nil, wire.ToStatus(err)
 	}
 	return &espalierv1.EnrollResponse{Certificate: cert.Raw, Authority: a.Certificate().Raw}, nil
+}
+
+var errRevoked = errors.New("it was revoked meanwhile")
+
+// issue signs a certificate for who has proved to be old, unless that is worth
+// nothing any more once the certificate is made: see guard.revoke.
+func (t trustService) issue(a *pki.Authority, r *pki.CertificateRequest, old pki.Identity) (*x509.Certificate, error) {
+	cert, err := a.Sign(r, old)
+	if err == nil && t.server.guard.revoked(old) {
+		return nil, errRevoked
+	}
+	return cert, err
 }
 
 // RenewCertificate is not audited: every host does it twice a day, and it
@@ -140,7 +162,10 @@ func (t trustService) RenewCertificate(ctx context.Context, req *espalierv1.Rene
 	if err != nil {
 		return nil, wire.ToStatus(err)
 	}
-	cert, err := a.Sign(request, callerOf(ctx).Identity)
+	cert, err := t.issue(a, request, callerOf(ctx).Identity)
+	if errors.Is(err, errRevoked) {
+		err = errRevokedCaller(callerOf(ctx))
+	}
 	if err != nil {
 		return nil, wire.ToStatus(err)
 	}
@@ -155,12 +180,12 @@ func (t trustService) Revoke(ctx context.Context, req *espalierv1.RevokeRequest)
 	if err := id.Check(); err != nil {
 		return nil, wire.ToStatus(err)
 	}
-	now := time.Now()
-	err := t.server.store.Revoke(id.String(), now)
-	ended := 0
-	if err == nil {
-		ended = t.server.guard.revoke(id.String(), now)
+	if len(req.GetWhy()) > store.MaxWhyBytes { // or it could not be recorded
+		return nil, wire.ToStatus(fmt.Errorf("%w reason: %d bytes, at most %d are allowed", desired.ErrInvalid, len(req.GetWhy()), store.MaxWhyBytes))
 	}
+	until, ended := t.server.guard.revoke(id.String()) // first, so that nothing is issued meanwhile
+	err := t.server.store.Revoke(id.String(), until)
+	time.Sleep(time.Until(until.Truncate(time.Millisecond).Add(time.Millisecond))) // as finely as certificates tell; what comes after is good
 	if err := t.server.record(ctx, audit.Record{What: "revoke", On: id.String(), Why: req.GetWhy()}, err); err != nil {
 		return nil, wire.ToStatus(err)
 	}

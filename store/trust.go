@@ -16,7 +16,7 @@ import (
 // means: tokens by the digest of their secret, and since when somebody's
 // certificates are worth nothing.
 
-// ErrNoToken is returned where there is no such token, any more or at all.
+// ErrNoToken says that there is no such token, any more or at all.
 var ErrNoToken = errors.New("no such token: it was used, has expired, or never was one")
 
 // PutToken keeps what a token grants, under the digest of its secret, until it

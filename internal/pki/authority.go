@@ -53,6 +53,9 @@ func OpenAuthority(dir string) (*Authority, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return makeAuthority(path)
 	}
+	if err == nil {
+		err = checkMode(path)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -227,6 +230,18 @@ func readPEM(path string) ([]byte, error) {
 		return nil, fmt.Errorf("read keys: %w", err)
 	}
 	return text, nil
+}
+
+// checkMode returns an error if others may read or write the file at path.
+func checkMode(path string) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return fmt.Errorf("read keys: %w", err)
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		return fmt.Errorf("keys %s: others may read or write them (mode %v); run chmod 600", path, info.Mode().Perm())
+	}
+	return nil
 }
 
 // encodePEM returns a key, unless it is nil, and certificates.

@@ -68,6 +68,15 @@ func TestAuthorityLasts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := os.Chmod(path, 0o640); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := pki.OpenAuthority(dir); err == nil || !strings.Contains(err.Error(), "chmod 600") {
+		t.Errorf("an authority that others can read: %v", err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	end := bytes.Index(text, []byte("-----BEGIN CERTIFICATE"))
 	otherEnd := bytes.Index(other, []byte("-----BEGIN CERTIFICATE"))
 	for name, bad := range map[string][]byte{
@@ -110,9 +119,15 @@ func TestIdentity(t *testing.T) {
 		}
 	}
 	for _, id := range []pki.Identity{
-		{}, {Role: "root", Name: "a"}, {Role: pki.RoleHost}, {Role: pki.RoleHost, Name: "a/b"}, {Role: pki.RoleHost, Name: "A"},
-		{Role: pki.RoleHost, Name: "a", Sets: []string{"a"}}, {Role: pki.RoleWriter, Name: "a", Sets: []string{""}},
-		{Role: pki.RoleWriter, Name: "a", Sets: []string{"a,b"}}, {Role: pki.RoleWriter, Name: "a", Sets: []string{"[a]"}},
+		{},
+		{Role: "root", Name: "a"},
+		{Role: pki.RoleHost},
+		{Role: pki.RoleHost, Name: "a/b"},
+		{Role: pki.RoleHost, Name: "A"},
+		{Role: pki.RoleHost, Name: "a", Sets: []string{"a"}},
+		{Role: pki.RoleWriter, Name: "a", Sets: []string{""}},
+		{Role: pki.RoleWriter, Name: "a", Sets: []string{"a,b"}},
+		{Role: pki.RoleWriter, Name: "a", Sets: []string{"[a]"}},
 		{Role: pki.RoleWriter, Name: "a", Sets: make([]string, pki.MaxPatterns+1)},
 	} {
 		if c, err := a.Make(id); !errors.Is(err, desired.ErrInvalid) {
@@ -245,7 +260,7 @@ func TestToken(t *testing.T) {
 	}
 	var log bytes.Buffer
 	slog.New(slog.NewTextHandler(&log, nil)).Info("", "token", token)
-	log.WriteString(fmt.Sprintf("%v %+v %#v %s %x", token, token, token, token, token))
+	fmt.Fprintf(&log, "%v %+v %#v %s %x", token, token, token, token, token)
 	if secret := token.Text()[20:30]; strings.Contains(log.String(), secret) || strings.Contains(log.String(), fmt.Sprintf("%x", token.Secret[:4])) {
 		t.Errorf("a log has the token: %s", log.String())
 	}

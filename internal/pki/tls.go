@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"os"
 	"sync/atomic"
 	"time"
 
@@ -97,12 +96,8 @@ func ReadCredentials(path string) (*Credentials, error) {
 	if err != nil {
 		return nil, err
 	}
-	info, err := os.Stat(path)
-	if err == nil && info.Mode().Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("credentials %s: others may read or write it (mode %v); run chmod 600", path, info.Mode().Perm())
-	}
-	if err != nil {
-		return nil, fmt.Errorf("credentials: %w", err)
+	if err := checkMode(path); err != nil {
+		return nil, err
 	}
 	c, err := decodeCredentials(text)
 	if err != nil {
