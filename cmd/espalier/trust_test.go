@@ -283,7 +283,7 @@ func TestAudit(t *testing.T) {
 		{Who: "nobody", What: "enroll", On: "writer/jo"},
 		{Who: "writer/jo", What: "commit", On: "web-01", Why: "to \x1b[31m greet", Revision: 1},
 		{Who: "writer/jo", What: "commit", On: "web-01", Error: "revision"},
-		{Who: "nobody", What: "enroll", Error: "no such token"},
+		{Who: "nobody", What: "refused", On: "/espalier.v1.TrustService/Enroll", Error: "no such token"},
 		{Who: "admin/root", What: "revoke", On: "host/web-02", Why: "sold"},
 	}
 	places := map[string][]string{"server": server.as(admin, "audit"), "folder": {"audit", "--data", data}}

@@ -45,7 +45,7 @@ const floors = `
 
 	# The wire: protobuf stops at wire, and at the handlers' first and last lines.
 	proto/espalier/v1: GRPC PROTOBUF
-	internal/wire:     merkle internal/desired internal/delta internal/spool store proto/espalier/v1 GRPC PROTOBUF
+	internal/wire:     merkle internal/desired internal/delta internal/spool internal/audit store proto/espalier/v1 GRPC PROTOBUF
 
 	# The two ends, which know of each other only what crosses the wire.
 	server:            merkle internal/desired internal/delta internal/spool store internal/pki internal/audit internal/wire proto/espalier/v1 GRPC PROTOBUF OS

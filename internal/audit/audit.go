@@ -57,7 +57,7 @@ type Log struct {
 	f      *os.File
 	number uint64
 	before string // the digest of the last line
-	failed error  // of a write: nobody knows what is there since
+	failed error  // of the last write: what it left is cut off before the next
 }
 
 // Open opens the file at path for appending, and makes it if need be. A last
@@ -116,8 +116,11 @@ func digest(line []byte) string {
 func (l *Log) Append(r Record) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.failed != nil {
-		return l.failed
+	if l.failed != nil { // it may have left a part of a line, which goes
+		if err := l.resume(); err != nil {
+			return l.failed
+		}
+		l.failed = nil
 	}
 	r.Number, r.Time, r.Before = l.number+1, time.Now().UTC(), l.before
 	line, err := json.Marshal(r)

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"espalier/internal/audit"
 	"espalier/internal/delta"
 	"espalier/internal/desired"
 	"espalier/internal/spool"
@@ -55,6 +56,7 @@ var table = []struct {
 	{ErrNoObject, codes.NotFound, "NO_OBJECT"},
 	{store.ErrNotFound, codes.NotFound, "NO_SET"},
 	{store.ErrNoToken, codes.Unauthenticated, "NO_TOKEN"},
+	{audit.ErrBroken, codes.DataLoss, "AUDIT_BROKEN"},
 	{store.ErrForked, codes.FailedPrecondition, "FORKED"},
 	{store.ErrConflict, codes.FailedPrecondition, "CONFLICT"},
 	{store.ErrTooManyDeletes, codes.FailedPrecondition, "TOO_MANY_DELETES"},
