@@ -96,7 +96,7 @@ type caller struct {
 }
 
 // String returns who it is, as logs have it.
-func (c caller) String() string {
+func (c *caller) String() string {
 	if c.IsZero() {
 		return "nobody"
 	}
@@ -106,13 +106,20 @@ func (c caller) String() string {
 type callerKey struct{}
 
 // callerOf returns who makes the call that ctx is of.
-func callerOf(ctx context.Context) caller {
-	c, _ := ctx.Value(callerKey{}).(caller)
-	return c
+func callerOf(ctx context.Context) *caller {
+	if c, ok := ctx.Value(callerKey{}).(*caller); ok {
+		return c
+	}
+	return nobody
 }
 
+var (
+	nobody = &caller{}
+	local  = &caller{trusted: true} // who is on this machine, where there is no TLS
+)
+
 // mayUse reports whether a caller whom the rules admit may name the set.
-func (c caller) mayUse(set desired.Name) bool {
+func (c *caller) mayUse(set desired.Name) bool {
 	switch {
 	case c.trusted:
 		return true
@@ -125,37 +132,37 @@ func (c caller) mayUse(set desired.Name) bool {
 
 // identify returns who makes a call, or seems to, and why nobody can who shows
 // such a certificate. Without TLS everybody is trusted: the server listens on loopback.
-func (s *Server) identify(ctx context.Context) (caller, error) {
+func (s *Server) identify(ctx context.Context) (*caller, error) {
 	if s.options.Trust == nil {
-		return caller{trusted: true}, nil
+		return local, nil
 	}
 	p, _ := peer.FromContext(ctx)
 	if p == nil {
-		return caller{}, status.Error(codes.Unauthenticated, "the connection has no peer")
+		return nobody, status.Error(codes.Unauthenticated, "the connection has no peer")
 	}
 	info, ok := p.AuthInfo.(*peerInfo)
 	if !ok {
-		return caller{}, status.Error(codes.Unauthenticated, "the connection is not over TLS")
+		return nobody, status.Error(codes.Unauthenticated, "the connection is not over TLS")
 	}
-	if info.identity.IsZero() {
-		return caller{}, nil
+	c := &info.caller
+	if c.IsZero() {
+		return c, nil
 	}
-	c := caller{Identity: info.identity}
 	if !time.Now().Before(info.expires) {
 		return c, status.Errorf(codes.Unauthenticated, "the certificate of %v has expired", c)
 	}
-	if s.guard.revoked(info.identity) {
+	if s.guard.revoked(c.Identity) {
 		return c, errRevokedCaller(c)
 	}
 	return c, nil
 }
 
-func errRevokedCaller(c caller) error {
+func errRevokedCaller(c *caller) error {
 	return status.Errorf(codes.Unauthenticated, "the certificate of %v was revoked", c)
 }
 
 // admit returns who makes a call, if the rules allow it at all.
-func (s *Server) admit(ctx context.Context, method string) (caller, rule, error) {
+func (s *Server) admit(ctx context.Context, method string) (*caller, rule, error) {
 	c, err := s.identify(ctx)
 	if err != nil {
 		return c, rule{}, err
@@ -178,7 +185,7 @@ func (s *Server) admit(ctx context.Context, method string) (caller, rule, error)
 func errForeign(set string) error { return fmt.Errorf("%w: %s", store.ErrNotFound, set) }
 
 // allows returns nil if the caller may send the message.
-func (r rule) allows(c caller, message any) error {
+func (r rule) allows(c *caller, message any) error {
 	if c.trusted {
 		return nil
 	}
@@ -229,7 +236,7 @@ type checkedStream struct {
 	grpc.ServerStream
 	ctx    context.Context //nolint:containedctx // the stream's own, with the caller
 	rule   rule
-	caller caller
+	caller *caller
 	denied error
 }
 
@@ -252,7 +259,7 @@ var errDenied = errors.New("the rules don't allow this")
 // logDenied says who was refused what, and records it: once in QuietTime for
 // each call by each of them, since they can repeat it at will, with ever other
 // words.
-func (s *Server) logDenied(ctx context.Context, c caller, method string, err error) {
+func (s *Server) logDenied(ctx context.Context, c *caller, method string, err error) {
 	from := addressOf(ctx)
 	if !s.denied.first(strings.Join([]string{c.String(), from, method}, " "), time.Now()) {
 		return

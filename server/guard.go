@@ -22,9 +22,9 @@ import (
 // peerInfo is what is known of the other end of a connection.
 type peerInfo struct {
 	credentials.TLSInfo
-	identity pki.Identity // zero: it shows no certificate
-	expires  time.Time
-	limit    *rate.Limiter // of its calls
+	caller  caller // zero: it shows no certificate
+	expires time.Time
+	limit   *rate.Limiter // of its calls
 }
 
 // guard makes handshakes at a bounded rate with those who come through the
@@ -68,13 +68,13 @@ func (g *guard) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, e
 	}
 	info := &peerInfo{TLSInfo: auth.(credentials.TLSInfo), limit: rate.NewLimiter(StrangerCallRate, StrangerCallBurst)}
 	if certs := info.State.PeerCertificates; len(certs) > 0 {
-		if info.identity, err = pki.IdentityOf(certs[0]); err != nil {
+		if info.caller.Identity, err = pki.IdentityOf(certs[0]); err != nil {
 			return nil, nil, err
 		}
 		info.expires = certs[0].NotAfter
 		info.limit = rate.NewLimiter(g.calls, CallBurst)
 	}
-	if err := g.door.settle(c, info.identity, info.expires); err != nil {
+	if err := g.door.settle(c, info.caller.Identity, info.expires); err != nil {
 		return nil, nil, err
 	}
 	return conn, info, nil
@@ -117,6 +117,6 @@ func (s *Server) limitCalls(ctx context.Context, _ *tap.Info) (context.Context, 
 		return ctx, nil
 	}
 	err := status.Error(codes.ResourceExhausted, "too many calls on one connection")
-	s.logDenied(ctx, caller{Identity: info.identity}, "", err)
+	s.logDenied(ctx, &info.caller, "", err)
 	return ctx, err
 }
