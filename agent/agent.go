@@ -166,6 +166,9 @@ func (a *Agent) Run(ctx context.Context) error {
 			return nil
 		case errors.Is(err, ErrUnsafe):
 			a.log.Error("not synced", "error", err)
+		case errors.Is(err, wire.ErrDenied):
+			a.log.Error("the server refuses this host; what was verified last stays in force; "+
+				"'espalier token create' on the server and 'espalier agent --join' here let it in again", "error", err)
 		case err != nil:
 			failures++
 			wait = min(wait, backoff(failures))

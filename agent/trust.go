@@ -11,9 +11,9 @@ import (
 
 	"google.golang.org/grpc/credentials"
 
-	"espalier/internal/durable"
 	"espalier/internal/pki"
 	espalierv1 "espalier/proto/espalier/v1"
+	"espalier/store"
 )
 
 // identityFile holds an agent's credentials, in its data folder.
@@ -41,7 +41,7 @@ func Join(ctx context.Context, o JoinOptions) (pki.Identity, error) {
 	if c, err := pki.ReadCredentials(path); err == nil && time.Now().Before(c.Expires()) {
 		return c.Identity(), nil
 	}
-	if err := durable.MakeFolder(o.Dir); err != nil {
+	if err := store.Free(o.Dir); err != nil { // before the token is used up
 		return pki.Identity{}, err
 	}
 	key, err := pki.NewKey()

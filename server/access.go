@@ -76,8 +76,8 @@ var access = map[string]rule{
 	espalierv1.OperatorService_Renew_FullMethodName:     {roles: admins, set: setOf},
 	espalierv1.OperatorService_Compact_FullMethodName:   {roles: admins, set: setOf},
 
-	espalierv1.TrustService_Enroll_FullMethodName:           {anyone: true}, // the token says who it is
-	espalierv1.TrustService_RenewCertificate_FullMethodName: {roles: hosts},
+	espalierv1.TrustService_Enroll_FullMethodName:           {anyone: true},                    // the token says who it is
+	espalierv1.TrustService_RenewCertificate_FullMethodName: {roles: []pki.Role{pki.RoleHost}}, // an operator logs in anew
 	espalierv1.TrustService_CreateToken_FullMethodName:      {roles: admins},
 	espalierv1.TrustService_Revoke_FullMethodName:           {roles: admins},
 	espalierv1.TrustService_Audit_FullMethodName:            {roles: admins},
@@ -150,6 +150,9 @@ func (s *Server) identify(ctx context.Context) (*caller, error) {
 	}
 	if !time.Now().Before(info.expires) {
 		return c, status.Errorf(codes.Unauthenticated, "the certificate of %v has expired", c)
+	}
+	if !s.guard.revoked(c.Identity) && s.guard.worthless(c.Identity) {
+		return c, status.Errorf(codes.Unauthenticated, "the certificate of %v was issued in the future, by the server's clock", c)
 	}
 	if s.guard.revoked(c.Identity) {
 		return c, errRevokedCaller(c)

@@ -56,7 +56,7 @@ const accessTable = `
 	operator/Renew          ?     x       x       ?      x       -     -       .       -      -        -      -
 	operator/Compact        ?     x       x       ?      x       -     -       .       -      -        -      -
 	trust/Enroll            .     x       x       ?      x       .     .       .       .      .        .      .
-	trust/RenewCertificate  ?     x       x       ?      x       .     .       .       .      .        .      .
+	trust/RenewCertificate  ?     x       x       ?      x       .     .       -       -      -        -      -
 	trust/CreateToken       ?     x       x       ?      x       -     -       .       -      -        -      -
 	trust/Revoke            ?     x       x       ?      x       -     -       .       -      -        -      -
 	trust/Audit             ?     x       x       ?      x       -     -       .       -      -        -      -

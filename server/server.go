@@ -107,6 +107,9 @@ func (s *Server) prepare(l net.Listener) (*grpc.Server, net.Listener, error) {
 		if err != nil { // whoever was revoked would be let in
 			return nil, nil, errors.Join(fmt.Errorf("read who is revoked: %w", err), l.Close())
 		}
+		if err := s.mendRevoked(revoked); err != nil {
+			return nil, nil, errors.Join(err, l.Close())
+		}
 		d := newDoor(l)
 		s.guard = newGuard(trust.Credentials.ServerConfig(), d, revoked)
 		if s.guard.calls = rate.Limit(cmp.Or(s.options.CallRate, CallRate)); s.guard.calls < 0 {
@@ -143,6 +146,23 @@ func (s *Server) scrub(ctx context.Context) error {
 		case <-ctx.Done():
 		case <-time.After(ScrubPause):
 		}
+	}
+	return nil
+}
+
+// mendRevoked brings revocations down to now that were made by a clock that was
+// ahead: they would shut everybody of the name out for as long.
+func (s *Server) mendRevoked(until map[string]time.Time) error {
+	now := time.Now()
+	for who, at := range until {
+		if !at.After(now) {
+			continue
+		}
+		s.log.Warn("a revocation is in the future: the clock was ahead when it was made; it holds for what was issued until now", "who", who, "at", at)
+		if err := s.store.Revoke(who, now); err != nil {
+			return fmt.Errorf("mend a revocation: %w", err)
+		}
+		until[who] = now
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -66,6 +67,17 @@ type grant struct {
 
 // identity returns who a token lets in. It is issued when the token is made: to
 // revoke somebody is to revoke the tokens, too, that wait for them.
+// scope says in words which sets the bearer may use.
+func (g grant) scope() string {
+	switch {
+	case g.Role == pki.RoleHost:
+		return "for its own set"
+	case len(g.Sets) == 0:
+		return "for all sets"
+	}
+	return "for sets " + strings.Join(g.Sets, ",")
+}
+
 func (g grant) identity() pki.Identity {
 	return pki.Identity{Role: g.Role, Name: g.Name, Sets: g.Sets, Issued: g.Made}
 }
@@ -105,7 +117,7 @@ func (t trustService) CreateToken(ctx context.Context, req *espalierv1.CreateTok
 	if err == nil {
 		err = t.server.store.PutToken(token.Hash(), encoded, time.Now().Add(ttl))
 	}
-	if err := t.server.record(ctx, audit.Record{What: "create token", On: g.identity().String(), Why: fmt.Sprint("good for ", ttl)}, err); err != nil {
+	if err := t.server.record(ctx, audit.Record{What: "create token", On: g.identity().String(), Why: fmt.Sprintf("good for %v, %s", ttl, g.scope())}, err); err != nil {
 		return nil, wire.ToStatus(err)
 	}
 	return &espalierv1.CreateTokenResponse{Secret: token.Secret[:], Authority: token.Authority[:]}, nil
@@ -133,7 +145,7 @@ func (t trustService) Enroll(ctx context.Context, req *espalierv1.EnrollRequest)
 	if errors.Is(err, errRevoked) {
 		err = store.ErrNoToken
 	}
-	if err := t.server.record(ctx, audit.Record{What: "enroll", On: g.identity().String()}, err); err != nil {
+	if err := t.server.record(ctx, audit.Record{What: "enroll", On: g.identity().String(), Why: g.scope()}, err); err != nil {
 		return nil, wire.ToStatus(err)
 	}
 	return &espalierv1.EnrollResponse{Certificate: cert.Raw, Authority: a.Certificate().Raw}, nil

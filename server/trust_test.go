@@ -218,19 +218,16 @@ func renew(t *testing.T, conn *grpc.ClientConn) (*pki.Credentials, error) {
 // TestRenew: one gets what one had, and nothing once one is revoked.
 func TestRenew(t *testing.T) {
 	w := secure(t)
-	writer := pki.Identity{Role: pki.RoleWriter, Name: "w", Sets: []string{"web-*"}}
-	for _, id := range []pki.Identity{web1, writer} {
-		config := w.as(id)
-		c, err := renew(t, w.dial(config))
-		if err != nil || c.Identity().String() != id.String() || strings.Join(c.Identity().Sets, " ") != strings.Join(id.Sets, " ") {
-			t.Fatalf("renewed: %v, %v, want %v", c, err, id)
-		}
-		renewed := pki.NewHolder(c).ClientConfig()
-		w.revoke(id)
-		for name, config := range map[string]*tls.Config{"first": config, "renewed": renewed} {
-			if _, err := renew(t, w.dial(config)); status.Code(err) != codes.Unauthenticated {
-				t.Errorf("renewed with the %s certificate of %v, who is revoked: %v", name, id, err)
-			}
+	config := w.as(web1)
+	c, err := renew(t, w.dial(config))
+	if err != nil || c.Identity().String() != web1.String() {
+		t.Fatalf("renewed: %v, %v, want %v", c, err, web1)
+	}
+	renewed := pki.NewHolder(c).ClientConfig()
+	w.revoke(web1)
+	for name, config := range map[string]*tls.Config{"first": config, "renewed": renewed} {
+		if _, err := renew(t, w.dial(config)); status.Code(err) != codes.Unauthenticated {
+			t.Errorf("renewed with the %s certificate, whose bearer is revoked: %v", name, err)
 		}
 	}
 	expired := w.forged(web1, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Second) })
@@ -516,4 +513,61 @@ func (l *lines) all() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.text.String()
+}
+
+// TestRevocationInTheFuture: a revocation that was made while the clock was
+// ahead holds for what was issued until the next start, and no longer.
+func TestRevocationInTheFuture(t *testing.T) {
+	w := secure(t)
+	_, first, err := w.enroll(w.token(web1, time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.store.Revoke(web1.String(), time.Now().Add(365*24*time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	w.restart()
+	if err := poll(w.dial(first)); status.Code(err) != codes.Unauthenticated {
+		t.Errorf("with what was issued before: a poll = %v", err)
+	}
+	_, second, err := w.enroll(w.token(web1, time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := poll(w.dial(second)); err != nil {
+			t.Errorf("with what was issued since: a poll = %v", err)
+		}
+		w.restart()
+	}
+}
+
+// TestRevokedTakeNoRoom fills what a host may have of connections with one that
+// was revoked: who was let in again has room.
+func TestRevokedTakeNoRoom(t *testing.T) {
+	w := secure(t)
+	_, first, err := w.enroll(w.token(web1, time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.revoke(web1)
+	_, second, err := w.enroll(w.token(web1, time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := w.dial(second)
+	if err := poll(good); err != nil {
+		t.Fatal(err)
+	}
+	ended := hang(t, good)
+	for range 2 * server.MaxHostConnections {
+		_ = poll(w.dial(first))
+	}
+	select {
+	case err := <-ended:
+		t.Errorf("a connection of who was let in again ended: %v", err)
+	default:
+	}
+	good.Close()
+	<-ended
 }

@@ -134,6 +134,20 @@ func ours(dir string) error {
 	return nil
 }
 
+// Free returns nil if no process has the data folder dir locked, and nothing
+// else than a data folder is there; else an error that matches ErrInUse or
+// ErrForeign.
+func Free(dir string) error {
+	if err := ours(dir); err != nil {
+		return err
+	}
+	lock, err := lockDir(dir)
+	if err != nil {
+		return err
+	}
+	return lock.Close()
+}
+
 // own makes dir belong to owner, if it belongs to nobody.
 func own(dir, owner string) error {
 	path := filepath.Join(dir, ownerFile)

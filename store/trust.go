@@ -75,14 +75,17 @@ func (s *Store) TakeToken(hash desired.Digest) (grant []byte, err error) {
 }
 
 // Revoke notes that what was issued to who up to that time is worth nothing.
-// Where a later time is noted already, it stays.
+// Where a later time is noted already, it stays, unless it is in the future: then
+// the clock was wrong.
 func (s *Store) Revoke(who string, at time.Time) error {
 	if who == "" || len(who) > MaxWhoBytes+16 {
 		return fmt.Errorf("%w name: %d bytes", desired.ErrInvalid, len(who))
 	}
 	return s.fleet.update(bucketRevoked, func(b *bolt.Bucket) error {
 		if v := b.Get([]byte(who)); len(v) == 8 && int64(binary.BigEndian.Uint64(v)) >= at.UnixMilli() {
-			return nil
+			if noted := time.UnixMilli(int64(binary.BigEndian.Uint64(v))); !noted.After(time.Now()) {
+				return nil
+			}
 		}
 		return b.Put([]byte(who), binary.BigEndian.AppendUint64(nil, uint64(at.UnixMilli())))
 	})

@@ -68,12 +68,17 @@ func TestRevoked(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	for _, wrong := range []time.Time{at.Add(time.Hour), at} { // the first by a clock that was ahead
+		if err := s.Revoke("admin/root", wrong); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if err := s.Revoke("", at); !errors.Is(err, desired.ErrInvalid) {
 		t.Errorf("Revoke of nobody = %v", err)
 	}
 	s.Close()
 	s = openStore(t, dir, quiet)
-	if got, err := s.Revoked(); err != nil || fmt.Sprint(got) != fmt.Sprint(map[string]time.Time{"host/web-01": at}) {
+	if got, err := s.Revoked(); err != nil || fmt.Sprint(got) != fmt.Sprint(map[string]time.Time{"admin/root": at, "host/web-01": at}) {
 		t.Errorf("Revoked = %v, %v, want %v", got, err, at)
 	}
 }

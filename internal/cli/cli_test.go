@@ -28,6 +28,7 @@ func TestMisuse(t *testing.T) {
 		{"apply s --insecure --expect x -f " + nothing, "--expect"},
 		{"apply s --insecure --max-delete x -f " + nothing, "--max-delete"},
 		{"set s k --server nowhere -f " + nothing, `address "nowhere"`},
+		{"token create --operator a --role writer --sets=", "--sets is empty"},
 		{"serve --insecure --listen 127.0.0.1:65536 --data " + nothing, `address "127.0.0.1:65536": the port`},
 		{"nosuch", `unknown command "nosuch"`},
 		{"nosuch --help", `unknown command "nosuch"`},

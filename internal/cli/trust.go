@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -197,6 +198,8 @@ func (a *app) createTokenCommand() *cobra.Command {
 				req.Role, req.Name = string(pki.RoleHost), host
 			case !pki.Role(role).Operator():
 				return misusef("--operator wants --role admin, writer or reader, not %q", role)
+			case c.Flags().Changed("sets") && len(sets) == 0:
+				return misusef("--sets is empty: leave it out to allow all sets")
 			case pki.Role(role) == pki.RoleAdmin && len(sets) > 0:
 				return misusef("--sets goes with --role writer or reader: an admin may use all")
 			}
@@ -270,6 +273,9 @@ func (a *app) login(ctx context.Context, token pki.Token) error {
 	path, err := a.remote.identityPath()
 	if err != nil {
 		return err
+	}
+	if _, err := os.Stat(filepath.Join(filepath.Dir(path), "ca.pem")); err == nil {
+		return misusef("%s lies among the server's own keys: name another file with --identity", path)
 	}
 	if err := a.remote.checkAddress(); err != nil {
 		return err

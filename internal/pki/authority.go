@@ -66,6 +66,10 @@ func OpenAuthority(dir string) (*Authority, error) {
 	if err != nil {
 		return nil, fmt.Errorf("authority %s: %w", path, err)
 	}
+	if now := time.Now(); now.Before(certs[0].NotBefore) || now.After(certs[0].NotAfter) {
+		return nil, fmt.Errorf("authority %s: it is good from %s to %s, and by this machine's clock it is %s", path,
+			certs[0].NotBefore.Format(time.RFC3339), certs[0].NotAfter.Format(time.RFC3339), now.Format(time.RFC3339))
+	}
 	return &Authority{cert: certs[0], key: key}, nil
 }
 
@@ -77,7 +81,7 @@ func makeAuthority(path string) (*Authority, error) {
 	now := time.Now()
 	template := &x509.Certificate{
 		SerialNumber: serial(), Subject: pkix.Name{CommonName: "espalier authority"},
-		NotBefore: now.Add(-skew), NotAfter: now.Add(AuthorityLife),
+		NotBefore: now.Add(-Skew), NotAfter: now.Add(AuthorityLife),
 		IsCA: true, BasicConstraintsValid: true, MaxPathLenZero: true,
 		KeyUsage: x509.KeyUsageCertSign,
 	}
@@ -192,7 +196,7 @@ func (a *Authority) issue(key crypto.PublicKey, id Identity) (*x509.Certificate,
 	}
 	template := &x509.Certificate{
 		SerialNumber: serial(), Subject: pkix.Name{CommonName: id.String()},
-		NotBefore: now.Add(-skew), NotAfter: now.Add(id.Role.Life()),
+		NotBefore: now.Add(-Skew), NotAfter: now.Add(id.Role.Life()),
 		BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{usage}, URIs: []*url.URL{id.url()},
 	}

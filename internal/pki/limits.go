@@ -21,6 +21,6 @@ const (
 	ServerLife = 90 * 24 * time.Hour
 	// AuthorityLife is that of the authority.
 	AuthorityLife = 20 * 365 * 24 * time.Hour
-	// skew is how far clocks may be apart.
-	skew = 5 * time.Minute
+	// Skew is how far clocks may be apart.
+	Skew = 5 * time.Minute
 )

@@ -351,6 +351,27 @@ func TestHandshake(t *testing.T) {
 	}
 }
 
+// TestIntermediate: what somebody signs whom the authority has signed is worth
+// nothing.
+func TestIntermediate(t *testing.T) {
+	ours := authority(t)
+	server := pki.NewHolder(credentials(t, ours, pki.Identity{Role: pki.RoleServer, Name: "x"}))
+	host := credentials(t, ours, pki.Identity{Role: pki.RoleHost, Name: "x"})
+	config := server.ServerConfig()
+	leaf := &x509.Certificate{}
+	for n, ok := range map[int]bool{2: true, 3: false, 1: false} {
+		state := tls.ConnectionState{
+			PeerCertificates: []*x509.Certificate{leaf}, VerifiedChains: [][]*x509.Certificate{make([]*x509.Certificate, n)},
+		}
+		if err := config.VerifyConnection(state); (err == nil) != ok {
+			t.Errorf("a chain of %d certificates: %v", n, err)
+		}
+	}
+	if atServer, atClient := shake(t, config, pki.NewHolder(host).ClientConfig()); atServer != nil || atClient != nil {
+		t.Errorf("a host that the authority has signed itself: %v, %v", atServer, atClient)
+	}
+}
+
 func FuzzParseToken(f *testing.F) {
 	f.Add(pki.Token{}.Text())
 	f.Fuzz(func(t *testing.T, text string) {

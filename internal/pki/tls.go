@@ -154,8 +154,23 @@ func (h *Holder) ServerConfig() *tls.Config {
 		GetCertificate:         func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return h.Get().tls(), nil },
 		ClientAuth:             tls.VerifyClientCertIfGiven,
 		ClientCAs:              pool(h.Get().authority),
+		VerifyConnection:       verifyClient,
 		SessionTicketsDisabled: true, // connections live long, and every one shows its certificate
 	}
+}
+
+// verifyClient refuses a certificate that the authority has not signed itself:
+// who it lets sign others' would else let in whom they like.
+func verifyClient(state tls.ConnectionState) error {
+	for _, chain := range state.VerifiedChains {
+		if len(chain) == 2 {
+			return nil
+		}
+	}
+	if len(state.PeerCertificates) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%w: the authority has not signed it itself", ErrIdentity)
 }
 
 // ClientConfig returns the TLS configuration of an agent or operator, which
