@@ -239,7 +239,7 @@ func TestRevoke(t *testing.T) {
 		t.Errorf("revoke: %+v, want one connection ended", d)
 	}
 	must(t, nil, "", server.as(admin, "set", "web-01", "later", "v")...)
-	daemon.says(t, regexp.MustCompile(`not synced.*certificate of host/web-01 was revoked`))
+	daemon.says(t, regexp.MustCompile(`the server refuses this host.*certificate of host/web-01 was revoked`))
 	daemon.kill(syscall.SIGTERM)
 	if status := daemon.ProcessState.ExitCode(); status != 0 {
 		t.Errorf("the agent ended with status %d", status)
@@ -280,7 +280,7 @@ func TestAudit(t *testing.T) {
 	must(t, nil, "", server.as(admin, "host", "revoke", "web-02", "-m", "sold")...)
 	want := []audit.Record{
 		{Who: "admin/root", What: "create token", On: "writer/jo"},
-		{Who: "nobody", What: "enroll", On: "writer/jo"},
+		{Who: "nobody", What: "enroll", On: "writer/jo", Why: "for all sets"},
 		{Who: "writer/jo", What: "commit", On: "web-01", Why: "to \x1b[31m greet", Revision: 1},
 		{Who: "writer/jo", What: "commit", On: "web-01", Error: "revision"},
 		{Who: "nobody", What: "refused", On: "/espalier.v1.TrustService/Enroll", Error: "no such token"},
