@@ -75,7 +75,7 @@ func (g *guard) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, e
 		info.limit = rate.NewLimiter(g.calls, CallBurst)
 	}
 	bearer, until := info.caller.Identity, info.expires
-	if g.worthless(bearer) { // who is told so at each call, and takes no room of the name's
+	if g.revoked(bearer) || premature(bearer) { // who is told so at each call, and takes no room of the name's
 		bearer, until = pki.Identity{}, time.Time{}
 	}
 	if err := g.door.settle(c, bearer, until); err != nil {
@@ -87,11 +87,9 @@ func (g *guard) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, e
 // Clone implements credentials.TransportCredentials; a server doesn't call it.
 func (g *guard) Clone() credentials.TransportCredentials { return g }
 
-// worthless reports whether what the bearer shows was revoked, or was issued in
-// the future: by a clock that was wrong, or to outlive every revocation.
-func (g *guard) worthless(id pki.Identity) bool {
-	return g.revoked(id) || id.Issued.After(time.Now().Add(pki.Skew))
-}
+// premature reports whether what the bearer shows was issued in the future: by a
+// clock that was wrong, or to outlive every revocation.
+func premature(id pki.Identity) bool { return id.Issued.After(time.Now().Add(pki.Skew)) }
 
 // revoked reports whether what the bearer shows is worth nothing any more.
 func (g *guard) revoked(id pki.Identity) bool {

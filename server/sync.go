@@ -34,9 +34,10 @@ func (s syncService) Poll(ctx context.Context, req *espalierv1.PollRequest) (*es
 	}
 	var answers []wire.Answer
 	room := delta.InlineBytes
+	caller := callerOf(ctx)
 	for i, h := range held {
 		head, err := desired.Head{}, errForeign(string(h.Name))
-		if callerOf(ctx).mayUse(h.Name) {
+		if caller.mayUse(h.Name) {
 			head, err = s.server.store.Head(h.Name)
 		}
 		if err == nil && h.Current(head) {

@@ -18,19 +18,19 @@ func (s *Store) Fork(ctx context.Context, name desired.Name, p desired.Position)
 		return err
 	}
 	defer s.letGo(set)
-	if st := set.state.Load(); st.head.Epoch != p.Epoch || st.forked >= p.Number { // hosts say it with each poll
+	known := func() bool { // hosts say it with each poll
+		st := set.state.Load()
+		p.Number = min(p.Number, st.head.Number+maxLead)
+		return st.head.Epoch != p.Epoch || st.forked >= p.Number
+	}
+	if known() {
 		return nil
 	}
 	if err := set.lock(ctx); err != nil {
 		return err
 	}
 	defer set.unlock()
-	st := *set.state.Load() // which may have changed until it was locked
-	if st.head.Epoch != p.Epoch || st.forked >= p.Number {
-		return nil
-	}
-	p.Number = min(p.Number, st.head.Number+maxLead)
-	if st.forked >= p.Number {
+	if known() { // by now
 		return nil
 	}
 	_, err = s.update(set, func(e *edit) error {
@@ -41,7 +41,7 @@ func (s *Store) Fork(ctx context.Context, name desired.Name, p desired.Position)
 		return err
 	}
 	s.log.Error("a host holds another history of a set; commits to it are refused until an operator starts an epoch",
-		"set", name, "revision", st.head.Number, "held", p.Number)
+		"set", name, "revision", set.state.Load().head.Number, "held", p.Number)
 	set.change(func(st setState) setState { st.forked = p.Number; return st })
 	return nil
 }
