@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 
 	"espalier/internal/pki"
@@ -44,14 +45,6 @@ func Join(ctx context.Context, o JoinOptions) (pki.Identity, error) {
 	if err := store.Free(o.Dir); err != nil { // before the token is used up
 		return pki.Identity{}, err
 	}
-	key, err := pki.NewKey()
-	if err != nil {
-		return pki.Identity{}, err
-	}
-	request, err := pki.Request(key)
-	if err != nil {
-		return pki.Identity{}, err
-	}
 	conn, err := dial(Options{Server: o.Server, Credentials: credentials.NewTLS(pki.JoinConfig(o.Token.Authority))}, &traffic{})
 	if err != nil {
 		return pki.Identity{}, err
@@ -59,15 +52,10 @@ func Join(ctx context.Context, o JoinOptions) (pki.Identity, error) {
 	defer conn.Close()
 	call, silence := withSilence(ctx)
 	defer silence.stop()
-	resp, err := espalierv1.NewTrustServiceClient(conn).Enroll(call, &espalierv1.EnrollRequest{Secret: o.Token.Secret[:], Request: request})
-	if err != nil {
-		return pki.Identity{}, fmt.Errorf("join %s: %w", o.Server, silence.explain(err))
-	}
-	c, err := pki.Accept(key, resp.GetCertificate(), resp.GetAuthority())
+	c, err := Enroll(call, conn, o.Token)
 	switch {
 	case err != nil:
-	case pki.FingerprintOf(c.Authority()) != o.Token.Authority:
-		err = pki.ErrImpostor
+		err = silence.explain(err)
 	case c.Identity().Role != pki.RoleHost:
 		err = fmt.Errorf("the token is one for %v: use 'espalier login' with it", c.Identity())
 	default:
@@ -77,6 +65,32 @@ func Join(ctx context.Context, o JoinOptions) (pki.Identity, error) {
 		return pki.Identity{}, fmt.Errorf("join %s: %w", o.Server, err)
 	}
 	return c.Identity(), nil
+}
+
+// Enroll exchanges a token for credentials of a new key, of whichever role the
+// token is for. conn has to be made with pki.JoinConfig. An error of the call is
+// the call's own.
+func Enroll(ctx context.Context, conn grpc.ClientConnInterface, token pki.Token) (*pki.Credentials, error) {
+	key, err := pki.NewKey()
+	if err != nil {
+		return nil, err
+	}
+	request, err := pki.Request(key)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := espalierv1.NewTrustServiceClient(conn).Enroll(ctx, &espalierv1.EnrollRequest{Secret: token.Secret[:], Request: request})
+	if err != nil {
+		return nil, err
+	}
+	c, err := pki.Accept(key, resp.GetCertificate(), resp.GetAuthority())
+	if err != nil {
+		return nil, err
+	}
+	if pki.FingerprintOf(c.Authority()) != token.Authority {
+		return nil, fmt.Errorf("%w: what it has signed is of another authority than the token's", pki.ErrImpostor)
+	}
+	return c, nil
 }
 
 // Joined returns who the credentials in a data folder say that this host is, or

@@ -3,9 +3,7 @@ package cli
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"math"
 	"path/filepath"
 	"time"
@@ -47,20 +45,14 @@ func (a *app) auditOnline(ctx context.Context, limit uint64) error {
 		if err != nil {
 			return wire.FromStatus(err)
 		}
-		for {
-			resp, err := stream.Recv()
-			if errors.Is(err, io.EOF) {
-				return nil
-			}
-			if err != nil {
-				return wire.FromStatus(err)
-			}
+		return eachMessage(stream, func(resp *espalierv1.AuditResponse) error {
 			for _, line := range resp.GetRecords() {
 				if err := a.printRecord(line); err != nil {
 					return err
 				}
 			}
-		}
+			return nil
+		})
 	})
 }
 

@@ -2,8 +2,6 @@ package cli
 
 import (
 	"context"
-	"errors"
-	"io"
 	"time"
 
 	"github.com/jedib0t/go-pretty/v6/table"
@@ -54,14 +52,7 @@ func (a *app) logOnline(ctx context.Context, name desired.Name, limit uint64, yi
 		if err != nil {
 			return wire.FromStatus(err)
 		}
-		for {
-			resp, err := stream.Recv()
-			if errors.Is(err, io.EOF) {
-				return nil
-			}
-			if err != nil {
-				return wire.FromStatus(err)
-			}
+		return eachMessage(stream, func(resp *espalierv1.LogResponse) error {
 			for _, m := range resp.GetEntries() {
 				e, err := wire.LogEntryFromWire(m)
 				if err != nil {
@@ -71,7 +62,8 @@ func (a *app) logOnline(ctx context.Context, name desired.Name, limit uint64, yi
 					return err
 				}
 			}
-		}
+			return nil
+		})
 	})
 }
 

@@ -326,14 +326,7 @@ func (a *app) printKeys(stream espalierv1.OperatorService_ListObjectsClient) err
 		Digest string `json:"digest"`
 	}
 	codec := delta.NewCodec()
-	for {
-		resp, err := stream.Recv()
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return wire.FromStatus(err)
-		}
+	return eachMessage(stream, func(resp *espalierv1.ListObjectsResponse) error {
 		changes, err := codec.DecodeFrame(resp.GetFrame())
 		if err != nil {
 			return err
@@ -348,5 +341,6 @@ func (a *app) printKeys(stream espalierv1.OperatorService_ListObjectsClient) err
 				return err
 			}
 		}
-	}
+		return nil
+	})
 }

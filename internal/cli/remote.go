@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"net/netip"
@@ -192,6 +193,22 @@ func (r *remote) operate(fn func(espalierv1.OperatorServiceClient) error) error 
 	}
 	defer conn.Close()
 	return fn(espalierv1.NewOperatorServiceClient(conn))
+}
+
+// eachMessage calls fn with each message of a stream until that ends.
+func eachMessage[M any](stream grpc.ServerStreamingClient[M], fn func(*M) error) error {
+	for {
+		m, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return wire.FromStatus(err)
+		}
+		if err := fn(m); err != nil {
+			return err
+		}
+	}
 }
 
 // setName parses the name of a set that was given as an argument.

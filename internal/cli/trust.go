@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc/credentials"
 
+	"espalier/agent"
 	"espalier/internal/desired"
 	"espalier/internal/durable"
 	"espalier/internal/pki"
@@ -280,14 +281,6 @@ func (a *app) login(ctx context.Context, token pki.Token) error {
 	if err := a.remote.checkAddress(); err != nil {
 		return err
 	}
-	key, err := pki.NewKey()
-	if err != nil {
-		return err
-	}
-	request, err := pki.Request(key)
-	if err != nil {
-		return err
-	}
 	if err := durable.MakeFolder(filepath.Dir(path)); err != nil { // before the token is used up
 		return err
 	}
@@ -296,13 +289,9 @@ func (a *app) login(ctx context.Context, token pki.Token) error {
 		return err
 	}
 	defer conn.Close()
-	resp, err := espalierv1.NewTrustServiceClient(conn).Enroll(ctx, &espalierv1.EnrollRequest{Secret: token.Secret[:], Request: request})
+	got, err := agent.Enroll(ctx, conn, token)
 	if err != nil {
 		return wire.FromStatus(err)
-	}
-	got, err := pki.Accept(key, resp.GetCertificate(), resp.GetAuthority())
-	if err != nil {
-		return err
 	}
 	who := got.Identity()
 	if !who.Role.Operator() {
