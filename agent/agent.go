@@ -27,7 +27,9 @@ import (
 type Options struct {
 	// Host is this host's name. Required.
 	Host desired.Name
-	// Sets are the sets to mirror; nil: the one that bears the host's name.
+	// Sets are the sets to mirror, whatever the server's list says; nil: those of
+	// the list that the server has for the host, and until it says so the one that
+	// bears the host's name.
 	Sets []desired.Name
 	// Dir is the agent's data folder; it is made if need be. Required.
 	Dir string
@@ -45,6 +47,8 @@ type Options struct {
 	Progress func(set desired.Name, done, total uint64)
 	// Probe checks a mirror's file after an unclean stop, as in store.Options.
 	Probe func(ctx context.Context, path string) error
+	// Version is that of the program, for the agent's reports.
+	Version string
 	// Logger receives what an operator should know; nil: slog.Default().
 	Logger *slog.Logger
 }
@@ -55,7 +59,10 @@ type Agent struct {
 	log      *slog.Logger
 	codec    *delta.Codec
 	lock     io.Closer
-	mirrors  []*mirror
+	list     desired.List // of sets, as the server last said; zero: it never did
+	mirrors  []*mirror    // in the order of the list
+	leaving  []*mirror    // that left the list, until the Handler knows
+	report   reporter
 	identity *identity // nil: Options.Credentials are used
 	conn     *grpc.ClientConn
 	client   espalierv1.SyncServiceClient
@@ -77,9 +84,6 @@ type mirror struct {
 func Open(o Options) (*Agent, error) {
 	if _, err := desired.ParseName(string(o.Host)); err != nil {
 		return nil, err
-	}
-	if len(o.Sets) == 0 {
-		o.Sets = []desired.Name{o.Host}
 	}
 	if err := checkSets(o.Sets); err != nil {
 		return nil, err
@@ -109,12 +113,8 @@ func (a *Agent) open() (err error) {
 	if a.lock, err = store.LockDir(a.options.Dir, "agent of "+string(a.options.Host)); err != nil {
 		return err
 	}
-	for _, name := range a.options.Sets {
-		m, err := store.OpenMirror(a.options.Dir, name, store.Options{Logger: a.log, Probe: a.options.Probe})
-		if err != nil {
-			return fmt.Errorf("mirror of %q: %w", name, err)
-		}
-		a.mirrors = append(a.mirrors, &mirror{Mirror: m, name: name})
+	if err := a.openMirrors(); err != nil {
+		return err
 	}
 	if a.options.Credentials == nil {
 		if a.identity, err = openIdentity(&a.options); err != nil {
@@ -144,7 +144,7 @@ func (a *Agent) Close() error {
 	if a.conn != nil {
 		errs = append(errs, a.conn.Close())
 	}
-	for _, m := range a.mirrors {
+	for _, m := range slices.Concat(a.mirrors, a.leaving) {
 		errs = append(errs, m.Close())
 	}
 	if a.lock != nil {

@@ -32,6 +32,9 @@ type Update struct {
 	// Full says that Changes are all objects there are, and that whatever else
 	// the Handler knows of is gone.
 	Full bool
+	// Left says that the set has left the host's list: there are no Changes, Full
+	// is set, and nothing will follow.
+	Left bool
 	// Changes are what changed, in key order: the latest content of each key, or
 	// its deletion. A change is valid until the next. They can be read more than
 	// once, while Handle runs.

@@ -24,6 +24,10 @@ const (
 	// PullAttempts is how often a pull is tried again that brought nothing new.
 	PullAttempts = 3
 
+	// maxAsks is how many polls a sync begins with, each of which may bring another
+	// list of sets.
+	maxAsks = 4
+
 	// adoptChanges and adoptBytes bound what is applied to a mirror in one
 	// transaction; more is staged beside it.
 	adoptChanges = 16 << 10

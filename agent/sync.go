@@ -43,20 +43,24 @@ type SetReport struct {
 	Err error
 }
 
-// Sync polls once and brings every set up to date that has moved, then hands
-// what changed to the Handler. It returns an error if the server was not
-// reached or any set is not up to date; the report tells of the others.
+// Sync polls and brings every set up to date that has moved, then hands what
+// changed to the Handler. It returns an error if the server was not reached or
+// any set is not up to date; the report tells of the others.
 func (a *Agent) Sync(ctx context.Context) (Report, error) {
 	start := time.Now()
 	sent, received := a.traffic.sent.Load(), a.traffic.received.Load()
-	report := Report{Host: a.options.Host, Sets: make([]SetReport, len(a.mirrors)), RoundTrips: 1}
+	report := Report{Host: a.options.Host}
 	a.renew(ctx)
-	answers, err := a.poll(ctx)
+	answers, list, err := a.ask(ctx, &report)
 	failures := []error{err}
+	if list != nil && !errors.Is(list, errBehind) { // a server that lags will catch up
+		failures = append(failures, list)
+	}
+	report.Sets = make([]SetReport, len(a.mirrors))
 	for i, m := range a.mirrors {
 		s := &report.Sets[i]
 		if s.Set, s.Err = m.name, err; err == nil {
-			report.RoundTrips += a.follow(ctx, m, answers[i], s)
+			report.RoundTrips += a.follow(ctx, m, answers[m.name], s)
 			failures = append(failures, s.Err)
 		}
 		s.Head = m.Head()
@@ -65,37 +69,72 @@ func (a *Agent) Sync(ctx context.Context) (Report, error) {
 			failures = append(failures, err)
 		}
 	}
+	if err == nil {
+		a.report.observe(a.options.Version, list, report.Sets)
+	}
+	failures = append(failures, a.leave(ctx))
 	report.BytesSent, report.BytesReceived = a.traffic.sent.Load()-sent, a.traffic.received.Load()-received
 	report.Duration = time.Since(start)
 	return report, errors.Join(failures...)
 }
 
-// poll asks about all sets and returns an answer for each mirror, nil for one
-// that is current.
+// ask polls, and again if there are sets then that were not asked about. It
+// returns an answer for each set that is not current, and apart from other errors
+// why this host's list of sets is not the server's.
+func (a *Agent) ask(ctx context.Context, report *Report) (answers map[desired.Name]*wire.Answer, list, err error) {
+	for range maxAsks {
+		report.RoundTrips++
+		got, answers, err := a.poll(ctx)
+		if err != nil || got.List == nil {
+			return answers, nil, err
+		}
+		more, list := a.relist(*got.List)
+		if list != nil && !errors.Is(list, errBehind) && !errors.Is(list, ErrUnsafe) {
+			return answers, nil, list
+		}
+		if !more {
+			return answers, list, nil
+		}
+	}
+	return nil, nil, errRelisted
+}
+
+// errRelisted is why a sync is given up on; the next goes on.
+var errRelisted = fmt.Errorf("this host's list of sets changed %d times within one sync", maxAsks)
+
+// poll asks about all sets.
 //
 // The call is bounded by a timer and not by a deadline, which would travel as a
 // header of its own with every poll.
-func (a *Agent) poll(ctx context.Context) ([]*wire.Answer, error) {
+func (a *Agent) poll(ctx context.Context) (got wire.PollAnswer, answers map[desired.Name]*wire.Answer, err error) {
 	call, silence := withSilence(ctx)
 	defer silence.stop()
-	held := make([]delta.Held, len(a.mirrors))
+	ask := wire.Poll{Host: a.options.Host, Held: make([]delta.Held, len(a.mirrors)), Report: a.report.due()}
 	for i, m := range a.mirrors {
-		held[i] = m.held()
+		ask.Held[i] = m.held()
 	}
-	resp, err := a.client.Poll(call, wire.PollRequestToWire(held))
+	if a.list.Version > 0 {
+		ask.ListVersion, ask.ListSum = a.list.Version, a.list.Sum()
+	}
+	resp, err := a.client.Poll(call, wire.PollToWire(ask, a.identity == nil))
 	if err != nil {
-		return nil, fmt.Errorf("poll %s: %w", a.options.Server, silence.explain(err))
+		return got, nil, fmt.Errorf("poll %s: %w", a.options.Server, silence.explain(err))
 	}
-	next, list, err := wire.PollResponseFromWire(resp, len(held))
-	if err != nil {
-		return nil, fmt.Errorf("poll %s: %w", a.options.Server, err)
+	if got, err = wire.PollAnswerFromWire(resp, len(ask.Held)); err != nil {
+		return got, nil, fmt.Errorf("poll %s: %w", a.options.Server, err)
 	}
-	a.next = next
-	answers := make([]*wire.Answer, len(held))
-	for i := range list {
-		answers[list[i].Index] = &list[i]
+	if ask.Report != nil {
+		a.report.told = ask.Report
 	}
-	return answers, nil
+	if got.Tell {
+		a.report.told = nil
+	}
+	a.next = got.Next
+	answers = make(map[desired.Name]*wire.Answer, len(got.Sets))
+	for i := range got.Sets {
+		answers[ask.Held[got.Sets[i].Index].Name] = &got.Sets[i]
+	}
+	return got, answers, nil
 }
 
 // held names what the mirror holds; of one that is lost or damaged the latest

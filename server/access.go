@@ -18,6 +18,7 @@ import (
 
 	"espalier/internal/audit"
 	"espalier/internal/desired"
+	"espalier/internal/fleet"
 	"espalier/internal/pki"
 	"espalier/internal/wire"
 	espalierv1 "espalier/proto/espalier/v1"
@@ -29,7 +30,7 @@ type rule struct {
 	roles  []pki.Role
 	anyone bool // also those who show no certificate
 	// set returns the set that a message of the call is about; "": none. A host
-	// may only name its own, an operator those of its patterns. nil: the handler
+	// may only name those on its list, an operator those of its patterns. nil: the handler
 	// looks at the sets itself.
 	set func(message any) string
 	// adminOnly reports whether a message asks for what admins alone may do.
@@ -73,6 +74,10 @@ var access = map[string]rule{
 	espalierv1.OperatorService_Renew_FullMethodName:     {roles: admins, set: setOf},
 	espalierv1.OperatorService_Compact_FullMethodName:   {roles: admins, set: setOf},
 
+	espalierv1.FleetService_ListHosts_FullMethodName: {roles: operators}, // lists what concerns sets that the caller may use
+	espalierv1.FleetService_GetHost_FullMethodName:   {roles: operators},
+	espalierv1.FleetService_SetList_FullMethodName:   {roles: admins},
+
 	espalierv1.TrustService_Enroll_FullMethodName:           {anyone: true},                    // the token says who it is
 	espalierv1.TrustService_RenewCertificate_FullMethodName: {roles: []pki.Role{pki.RoleHost}}, // an operator logs in anew
 	espalierv1.TrustService_CreateToken_FullMethodName:      {roles: admins},
@@ -90,6 +95,7 @@ var access = map[string]rule{
 type caller struct {
 	pki.Identity // zero: nobody has shown a certificate
 	trusted      bool
+	fleet        *fleet.Fleet // whose lists say which sets are a host's
 }
 
 // String returns who it is, as logs have it.
@@ -121,7 +127,7 @@ func (c *caller) mayUse(set desired.Name) bool {
 	case c.trusted:
 		return true
 	case c.Role == pki.RoleHost:
-		return c.Name == set
+		return c.fleet.Mirrors(c.Name, set)
 	default:
 		return c.Role.Operator() && c.MayUse(set)
 	}

@@ -55,6 +55,9 @@ const accessTable = `
 	operator/DeleteSet      ?     x       x       ?      x       -     -       .       -      -        -      -
 	operator/Renew          ?     x       x       ?      x       -     -       .       -      -        -      -
 	operator/Compact        ?     x       x       ?      x       -     -       .       -      -        -      -
+	fleet/ListHosts         ?     x       x       ?      x       -     -       .       .      .        .      .
+	fleet/GetHost           ?     x       x       ?      x       -     -       .       .      0        .      0
+	fleet/SetList           ?     x       x       ?      x       -     -       .       -      -        -      -
 	trust/Enroll            .     x       x       ?      x       .     .       .       .      .        .      .
 	trust/RenewCertificate  ?     x       x       ?      x       .     .       -       -      -        -      -
 	trust/CreateToken       ?     x       x       ?      x       -     -       .       -      -        -      -
@@ -74,7 +77,7 @@ var calls = map[string]struct {
 	message func(set string) proto.Message
 }{
 	"sync/Poll": {espalierv1.SyncService_Poll_FullMethodName, func(set string) proto.Message {
-		return &espalierv1.PollRequest{Sets: []*espalierv1.HeldSet{{Name: set}}}
+		return &espalierv1.PollRequest{Sets: []*espalierv1.HeldSet{{Name: set}}, Report: &espalierv1.HostReport{}}
 	}},
 	"sync/Pull": {espalierv1.SyncService_Pull_FullMethodName, func(set string) proto.Message {
 		return wire.PullRequestToWire(delta.Request{Open: &delta.Open{Set: desired.Name(set), Mode: delta.Full, Width: delta.ShortWidth}})
@@ -114,6 +117,15 @@ var calls = map[string]struct {
 	}},
 	"operator/Compact": {espalierv1.OperatorService_Compact_FullMethodName, func(set string) proto.Message {
 		return &espalierv1.CompactRequest{Set: set}
+	}},
+	"fleet/ListHosts": {espalierv1.FleetService_ListHosts_FullMethodName, func(string) proto.Message {
+		return &espalierv1.ListHostsRequest{}
+	}},
+	"fleet/GetHost": {espalierv1.FleetService_GetHost_FullMethodName, func(set string) proto.Message {
+		return &espalierv1.GetHostRequest{Host: set}
+	}},
+	"fleet/SetList": {espalierv1.FleetService_SetList_FullMethodName, func(set string) proto.Message {
+		return &espalierv1.SetListRequest{Host: set, Sets: []string{set}}
 	}},
 	"trust/Enroll": {espalierv1.TrustService_Enroll_FullMethodName, func(string) proto.Message {
 		return &espalierv1.EnrollRequest{}
@@ -217,6 +229,11 @@ func columns(t *testing.T, w *secured) []column {
 		t.Fatal(err)
 	}
 	host := w.as(web1)
+	for _, config := range []*tls.Config{host, w.as(pki.Identity{Role: pki.RoleHost, Name: "db-1"})} { // so that both are known
+		if _, err := espalierv1.NewSyncServiceClient(w.dial(config)).Poll(t.Context(), &espalierv1.PollRequest{}); err != nil {
+			t.Fatal(err)
+		}
+	}
 	writer := w.as(pki.Identity{Role: pki.RoleWriter, Name: "w", Sets: []string{"web-*"}})
 	reader := w.as(pki.Identity{Role: pki.RoleReader, Name: "r", Sets: []string{"web-*"}})
 	return []column{

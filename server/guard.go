@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/tap"
 
+	"espalier/internal/fleet"
 	"espalier/internal/pki"
 )
 
@@ -33,13 +34,14 @@ type guard struct {
 	credentials.TransportCredentials
 	door  *door
 	calls rate.Limit // on one connection
+	fleet *fleet.Fleet
 
 	mu sync.Mutex
 	// until is, by identity, up to when what was issued is worth nothing.
 	until map[string]time.Time
 }
 
-func newGuard(config *tls.Config, d *door, until map[string]time.Time) *guard {
+func newGuard(config *tls.Config, d *door, f *fleet.Fleet, until map[string]time.Time) *guard {
 	config = config.Clone()
 	handshakes := rate.NewLimiter(HandshakeRate, HandshakeBurst)
 	// It is asked once the client's first message is there, and before anything
@@ -52,7 +54,7 @@ func newGuard(config *tls.Config, d *door, until map[string]time.Time) *guard {
 		}
 		return nil, nil // that is, config
 	}
-	return &guard{TransportCredentials: credentials.NewTLS(config), door: d, until: until}
+	return &guard{TransportCredentials: credentials.NewTLS(config), door: d, fleet: f, until: until}
 }
 
 // ServerHandshake implements credentials.TransportCredentials. Where it returns
@@ -71,7 +73,7 @@ func (g *guard) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, e
 		if info.caller.Identity, err = pki.IdentityOf(certs[0]); err != nil {
 			return nil, nil, err
 		}
-		info.expires = certs[0].NotAfter
+		info.caller.fleet, info.expires = g.fleet, certs[0].NotAfter
 		info.limit = rate.NewLimiter(g.calls, CallBurst)
 	}
 	bearer, until := info.caller.Identity, info.expires

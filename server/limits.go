@@ -39,6 +39,12 @@ const (
 	// MaxLoggedRevisions is how many revisions one message of a log has, each
 	// with what was said of it.
 	MaxLoggedRevisions = 256
+	// MaxListedHosts is how many hosts one answer lists, each of up to some 30 KB.
+	MaxListedHosts = 250
+	// SeenSync is how often it is written down how the hosts fared: what a crash
+	// forgets, they tell anew. seenBatch bounds one transaction.
+	SeenSync  = 5 * time.Minute
+	seenBatch = 5000
 	// QuietTime is how long a warning isn't repeated, MaxWarnings how many
 	// different ones are said in it: a fleet that asks for sets that don't exist
 	// would fill a disk.

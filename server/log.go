@@ -71,28 +71,22 @@ func addressOf(ctx context.Context) string {
 	return host
 }
 
-// logPoll says which polls are not answered as an agent would like.
-func (s *Server) logPoll(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+// logPoll says which polls are refused.
+func (s *Server) logPoll(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 	resp, err := handler(ctx, req)
-	poll, ok := req.(*espalierv1.PollRequest)
-	if !ok {
-		return resp, err
-	}
-	if err != nil {
+	if err != nil && info.FullMethod == espalierv1.SyncService_Poll_FullMethodName {
 		s.logRefused(ctx, "poll refused", err)
-		return resp, err
 	}
-	for _, a := range resp.(*espalierv1.PollResponse).GetSets() {
-		set := poll.GetSets()[a.GetIndex()].GetName()
-		switch c := callerOf(ctx); {
-		case a.GetStatus() != espalierv1.SetAnswer_STATUS_UNKNOWN:
-		case !c.mayUse(desired.Name(set)):
-			s.logDenied(ctx, c, espalierv1.SyncService_Poll_FullMethodName, errForeign(set))
-		default:
-			s.log.Warn("an agent asks for a set that doesn't exist", "set", set, "who", who(ctx))
-		}
+	return resp, err
+}
+
+// logUnknown says that a poll asks for a set that the caller doesn't get.
+func (s *Server) logUnknown(ctx context.Context, set desired.Name) {
+	if c := callerOf(ctx); !c.mayUse(set) {
+		s.logDenied(ctx, c, espalierv1.SyncService_Poll_FullMethodName, errForeign(string(set)))
+	} else {
+		s.log.Warn("an agent asks for a set that doesn't exist", "set", set, "who", who(ctx))
 	}
-	return resp, nil
 }
 
 // logPull says which pulls end in an error of the server's.

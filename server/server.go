@@ -1,7 +1,7 @@
 // Package server is the orchestrator: it serves the sets of a store to agents,
 // which poll and pull, and to operators, who publish. It turns calls into
-// questions to the store and to the sync conversation, and keeps nothing of its
-// own but the scrub that runs beside them.
+// questions to the store, to the sync conversation and to the fleet, and keeps
+// nothing of its own but the scrub that runs beside them.
 package server
 
 import (
@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -22,6 +23,7 @@ import (
 
 	"espalier/internal/audit"
 	"espalier/internal/delta"
+	"espalier/internal/fleet"
 	espalierv1 "espalier/proto/espalier/v1"
 	"espalier/store"
 )
@@ -55,8 +57,10 @@ type Server struct {
 	options Options
 	log     *slog.Logger
 	codec   *delta.Codec
-	guard   *guard // nil: there is no TLS
-	denied  *said  // the calls that were refused of late
+	fleet   *fleet.Fleet
+	listing sync.Mutex // held while a host's list is made
+	guard   *guard     // nil: there is no TLS
+	denied  *said      // the calls that were refused of late
 }
 
 // New returns a Server of a store, which the caller closes after Run has
@@ -95,6 +99,7 @@ func (s *Server) Run(ctx context.Context, l net.Listener) error {
 	})
 	group.Go(func() error { return s.scrub(ctx) })
 	group.Go(func() error { return s.syncAudit(ctx) })
+	group.Go(func() error { return s.keepSeen(ctx) })
 	group.Go(func() error { return s.options.Trust.renewOwn(ctx, s.log) })
 	return group.Wait()
 }
@@ -102,6 +107,9 @@ func (s *Server) Run(ctx context.Context, l net.Listener) error {
 // prepare returns what serves on l, but for the health service, and what it
 // serves on in place of l. If there is an error, l is closed.
 func (s *Server) prepare(l net.Listener) (*grpc.Server, net.Listener, error) {
+	if err := s.openFleet(); err != nil {
+		return nil, nil, errors.Join(err, l.Close())
+	}
 	if trust := s.options.Trust; trust != nil { // else it listens on loopback
 		revoked, err := s.store.Revoked()
 		if err != nil { // whoever was revoked would be let in
@@ -111,7 +119,7 @@ func (s *Server) prepare(l net.Listener) (*grpc.Server, net.Listener, error) {
 			return nil, nil, errors.Join(err, l.Close())
 		}
 		d := newDoor(l)
-		s.guard = newGuard(trust.Credentials.ServerConfig(), d, revoked)
+		s.guard = newGuard(trust.Credentials.ServerConfig(), d, s.fleet, revoked)
 		if s.guard.calls = rate.Limit(cmp.Or(s.options.CallRate, CallRate)); s.guard.calls < 0 {
 			s.guard.calls = rate.Inf
 		}
@@ -120,6 +128,7 @@ func (s *Server) prepare(l net.Listener) (*grpc.Server, net.Listener, error) {
 	g := grpc.NewServer(s.serverOptions()...)
 	espalierv1.RegisterSyncServiceServer(g, syncService{server: s})
 	espalierv1.RegisterOperatorServiceServer(g, operatorService{server: s})
+	espalierv1.RegisterFleetServiceServer(g, fleetService{server: s})
 	espalierv1.RegisterTrustServiceServer(g, trustService{server: s})
 	reflection.Register(g)
 	return g, l, nil

@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"io"
+	"time"
 
 	"espalier/internal/delta"
 	"espalier/internal/desired"
+	"espalier/internal/fleet"
+	"espalier/internal/pki"
 	"espalier/internal/wire"
 	espalierv1 "espalier/proto/espalier/v1"
 	"espalier/store"
@@ -28,14 +31,18 @@ func (s source) Touched(number uint64, limit int) (desired.Digest, [][]byte, boo
 
 // Poll answers from the heads in memory; only a set that has moved is opened.
 func (s syncService) Poll(ctx context.Context, req *espalierv1.PollRequest) (*espalierv1.PollResponse, error) {
-	held, err := wire.PollRequestFromWire(req)
+	caller := callerOf(ctx)
+	host := desired.Name("")
+	if caller.Role == pki.RoleHost {
+		host = caller.Name
+	}
+	poll, err := wire.PollFromWire(req, host)
 	if err != nil {
 		return nil, wire.ToStatus(err)
 	}
-	var answers []wire.Answer
+	answer := wire.PollAnswer{Next: s.server.options.PollInterval}
 	room := delta.InlineBytes
-	caller := callerOf(ctx)
-	for i, h := range held {
+	for i, h := range poll.Held {
 		head, err := desired.Head{}, errForeign(string(h.Name))
 		if caller.mayUse(h.Name) {
 			head, err = s.server.store.Head(h.Name)
@@ -44,11 +51,20 @@ func (s syncService) Poll(ctx context.Context, req *espalierv1.PollRequest) (*es
 			continue
 		}
 		a := s.server.answer(ctx, h, head, err, room)
-		a.Index = i
+		if a.Index = i; a.Status == wire.StatusUnknown {
+			s.server.logUnknown(ctx, h.Name)
+		}
 		room -= len(a.Frame)
-		answers = append(answers, a)
+		answer.Sets = append(answer.Sets, a)
 	}
-	return wire.PollResponseToWire(s.server.options.PollInterval, answers), nil
+	if poll.Host != "" && (caller.trusted || host != "") {
+		advice := s.server.fleet.Poll(time.Now(), fleet.Poll{
+			Host: poll.Host, Address: addressOf(ctx), Held: poll.Held,
+			ListVersion: poll.ListVersion, ListSum: poll.ListSum, Report: poll.Report,
+		})
+		answer.List, answer.Tell = advice.List, advice.Tell
+	}
+	return wire.PollAnswerToWire(answer), nil
 }
 
 // answer says how the agent gets from what it holds to head, in at most room

@@ -148,6 +148,9 @@ func (t trustService) Enroll(ctx context.Context, req *espalierv1.EnrollRequest)
 	if err := t.server.record(ctx, audit.Record{What: "enroll", On: g.identity().String(), Why: g.scope()}, err); err != nil {
 		return nil, wire.ToStatus(err)
 	}
+	if g.Role == pki.RoleHost {
+		t.server.fleet.Enrolled(g.Name)
+	}
 	return &espalierv1.EnrollResponse{Certificate: cert.Raw, Authority: a.Certificate().Raw}, nil
 }
 

@@ -230,6 +230,15 @@ func (l *DeleteLimit) on(r rows, held content) (*deleteGuard, error) {
 	return l.of(of), err
 }
 
+// Check returns nil if so many objects may be deleted of those that there are,
+// or an error that matches ErrTooManyDeletes; nil allows any number.
+func (l *DeleteLimit) Check(deletes, of uint64) error {
+	if l == nil {
+		return nil
+	}
+	return l.of(of).check(deletes)
+}
+
 // of is the limit on so many objects.
 func (l *DeleteLimit) of(objects uint64) *deleteGuard {
 	g := &deleteGuard{limit: l.Count, of: objects}

@@ -7,6 +7,9 @@ import (
 	"io/fs"
 	"iter"
 	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -70,6 +73,48 @@ func OpenMirror(dir string, name desired.Name, o Options) (*Mirror, error) {
 		return nil, fmt.Errorf("mirror of %s: %w", name, err)
 	}
 	return m, nil
+}
+
+// Mirrors returns the names of the sets that are mirrored in an agent's data
+// folder.
+func Mirrors(dir string) (names []desired.Name, err error) {
+	files, err := os.ReadDir(filepath.Join(dir, setsFolder))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read data folder: %w", err)
+	}
+	for _, f := range files {
+		base, isSet := strings.CutSuffix(f.Name(), setSuffix)
+		if !isSet {
+			continue
+		}
+		name, err := desired.ParseName(base)
+		if err != nil { // it was too long for a file's name
+			found, err := readFileMeta(filepath.Join(dir, setsFolder, f.Name()))
+			if err != nil {
+				return nil, err
+			}
+			name = found.name
+		}
+		names = append(names, name)
+	}
+	return names, nil
+}
+
+// Remove closes the mirror and removes its files. Its floor stays: should the
+// host mirror the set again, it begins where it was left.
+func (m *Mirror) Remove() error {
+	if err := m.DiscardStaging(); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.slot.swap(nil)
+	old := m.state.Load()
+	m.state.Store(&mirrorState{floor: old.floor, floorDue: old.floorDue})
+	return removeFile(m.path(setSuffix))
 }
 
 // Path returns the path of the mirror's file, which is a backup of the set once

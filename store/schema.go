@@ -42,6 +42,8 @@ import (
 //	          the latest first
 //	tokens    digest of a token's secret 32 → expires 8 (milliseconds since 1970), what it grants
 //	revoked   who → 8: up to when (milliseconds since 1970) what was issued is worth nothing
+//	lists     host → its list of sets, as desired.List encodes it, xxhash64 of that 8
+//	seen      host → how it fared when it last polled, as internal/fleet has it
 const formatVersion = 2
 
 var (
@@ -53,6 +55,8 @@ var (
 	bucketLineages = []byte("lineages")
 	bucketTokens   = []byte("tokens")
 	bucketRevoked  = []byte("revoked")
+	bucketLists    = []byte("lists")
+	bucketSeen     = []byte("seen")
 
 	// setBuckets are those of a set's file.
 	setBuckets = [][]byte{bucketMeta, bucketObjects, bucketTree, bucketJournal, bucketRequests}

@@ -32,6 +32,7 @@ const floors = `
 	merkle:            -
 	internal/desired:  merkle
 	internal/delta:    merkle internal/desired
+	internal/fleet:    internal/desired internal/delta
 	internal/sim:      merkle internal/desired internal/delta
 
 	# The disk.
@@ -45,10 +46,10 @@ const floors = `
 
 	# The wire: protobuf stops at wire, and at the handlers' first and last lines.
 	proto/espalier/v1: GRPC PROTOBUF
-	internal/wire:     merkle internal/desired internal/delta internal/spool internal/audit store proto/espalier/v1 GRPC PROTOBUF
+	internal/wire:     merkle internal/desired internal/delta internal/fleet internal/spool internal/audit store proto/espalier/v1 GRPC PROTOBUF
 
 	# The two ends, which know of each other only what crosses the wire.
-	server:            merkle internal/desired internal/delta internal/spool store internal/pki internal/audit internal/wire proto/espalier/v1 GRPC PROTOBUF OS
+	server:            merkle internal/desired internal/delta internal/fleet internal/spool store internal/pki internal/audit internal/wire proto/espalier/v1 GRPC PROTOBUF OS
 	agent:             merkle internal/desired internal/delta internal/durable internal/pki store internal/wire proto/espalier/v1 GRPC PROTOBUF OS
 
 	# The publisher's side of a commit.
@@ -56,7 +57,7 @@ const floors = `
 
 	# The programs. bench has bbolt for the baseline that it measures against.
 	bench:             internal/desired internal/pki internal/publish store server agent GRPC PROTOBUF BBOLT OS
-	internal/cli:      internal/desired internal/delta internal/durable internal/pki internal/audit internal/publish store internal/wire server agent bench proto/espalier/v1 GRPC PROTOBUF OS
+	internal/cli:      internal/desired internal/delta internal/fleet internal/durable internal/pki internal/audit internal/publish store internal/wire server agent bench proto/espalier/v1 GRPC PROTOBUF OS
 	cmd/espalier:      internal/cli bench OS
 
 	internal/arch:     -

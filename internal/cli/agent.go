@@ -25,7 +25,7 @@ func (a *app) agentCommand() *cobra.Command {
 	var run agentRun
 	var host, join string
 	var once bool
-	o := agent.Options{Probe: probe}
+	o := agent.Options{Probe: probe, Version: version()}
 	c := &cobra.Command{
 		Use:   "agent --data DIR [--join TOKEN]",
 		Short: "Mirror this host's desired state",

@@ -203,6 +203,7 @@ func (a *app) root() *cobra.Command {
 	root.AddGroup(
 		&cobra.Group{ID: "run", Title: "Run:"},
 		&cobra.Group{ID: "publish", Title: "Publish:"},
+		&cobra.Group{ID: "fleet", Title: "Fleet:"},
 		&cobra.Group{ID: "trust", Title: "Trust:"},
 		&cobra.Group{ID: "maintain", Title: "Maintain:"},
 	)
@@ -215,7 +216,8 @@ func (a *app) root() *cobra.Command {
 	group("run", a.demoCommand(), a.serveCommand(), a.agentCommand(), a.benchCommand())
 	group("publish", a.applyCommand(), a.setCommand(), a.getCommand(), a.deleteCommand(), a.listCommand(),
 		a.headCommand(), a.logCommand(), a.setsCommand())
-	group("trust", a.tokenCommand(), a.loginCommand(), a.hostCommand(), a.operatorCommand(), a.auditCommand())
+	group("fleet", a.hostsCommand(), a.statusCommand(), a.hostCommand())
+	group("trust", a.tokenCommand(), a.loginCommand(), a.operatorCommand(), a.auditCommand())
 	group("maintain", a.checkCommand(), a.compactCommand(), a.backupCommand(), a.restoreCommand(), a.epochCommand())
 	root.AddCommand(a.versionCommand(), a.probeCommand())
 	return root

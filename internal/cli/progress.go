@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"io"
 	"os"
 	"time"
 
@@ -29,8 +30,7 @@ func (p *progress) in(unit string) *progress {
 
 // Update shows that done of total are through; a total of 0 is not known.
 func (p *progress) Update(done, total uint64) {
-	f, ok := p.a.Err.(*os.File)
-	if !ok || !term.IsTerminal(int(f.Fd())) {
+	if !isTerminal(p.a.Err) {
 		return
 	}
 	most := int64(total)
@@ -38,7 +38,7 @@ func (p *progress) Update(done, total uint64) {
 		most = -1
 	}
 	if p.bar == nil {
-		p.bar = progressbar.NewOptions64(most, append(p.counting(), progressbar.OptionSetWriter(f),
+		p.bar = progressbar.NewOptions64(most, append(p.counting(), progressbar.OptionSetWriter(p.a.Err),
 			progressbar.OptionSetDescription(p.what), progressbar.OptionSetRenderBlankState(true),
 			progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish())...)
 	}
@@ -49,6 +49,15 @@ func (p *progress) Update(done, total uint64) {
 		done = min(done, total)
 	}
 	_ = p.bar.Set64(int64(done))
+}
+
+// isTerminal reports whether somebody looks at what is written to w.
+func isTerminal(w io.Writer) bool {
+	if o, ok := w.(*out); ok {
+		w = o.to
+	}
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
 }
 
 // counting are the options for what the bar counts.

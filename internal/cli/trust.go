@@ -311,11 +311,11 @@ func (a *app) login(ctx context.Context, token pki.Token) error {
 func (a *app) hostCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "host",
-		Short: "Shut a host out: 'espalier host revoke'",
+		Short: "Say which sets a host mirrors, or shut it out: 'espalier host sets', 'espalier host revoke'",
 		Args:  exactArgs(),
 		RunE:  func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	c.AddCommand(a.revokeCommand(pki.RoleHost))
+	c.AddCommand(a.hostSetsCommand(), a.revokeCommand(pki.RoleHost))
 	return c
 }
 

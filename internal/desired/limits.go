@@ -25,4 +25,11 @@ const (
 	MaxNumber = 1 << 62
 	// MaxLineage bounds the earlier epochs that a set remembers.
 	MaxLineage = 64
+	// MaxListSets bounds the sets of one host: each is named in every poll.
+	MaxListSets = 64
+	// MaxListLeft bounds the sets that a host's list remembers to have left it.
+	MaxListLeft = 256
+	// MaxProblems and MaxProblemBytes bound a host's report.
+	MaxProblems     = 16
+	MaxProblemBytes = 512
 )

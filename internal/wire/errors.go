@@ -23,6 +23,9 @@ import (
 // ErrNoObject is returned where a set has no object under the key asked for.
 var ErrNoObject = errors.New("no such object")
 
+// ErrNoHost is returned about a host that the server doesn't know.
+var ErrNoHost = errors.New("no such host")
+
 // ErrUnreachable is what errors match that say that no server answered.
 var ErrUnreachable = errors.New("the server can't be reached")
 
@@ -54,6 +57,7 @@ var table = []struct {
 	{merkle.ErrOrder, codes.InvalidArgument, "ORDER"},
 	{merkle.ErrTooWide, codes.OutOfRange, "TOO_WIDE"},
 	{ErrNoObject, codes.NotFound, "NO_OBJECT"},
+	{ErrNoHost, codes.NotFound, "NO_HOST"},
 	{store.ErrNotFound, codes.NotFound, "NO_SET"},
 	{store.ErrNoToken, codes.Unauthenticated, "NO_TOKEN"},
 	{audit.ErrBroken, codes.DataLoss, "AUDIT_BROKEN"},

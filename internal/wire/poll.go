@@ -13,32 +13,76 @@ import (
 // MaxPolledSets bounds the sets of one poll.
 const MaxPolledSets = 1024
 
-// PollRequestToWire returns a poll for what is held.
-func PollRequestToWire(held []delta.Held) *espalierv1.PollRequest {
-	m := &espalierv1.PollRequest{Sets: make([]*espalierv1.HeldSet, len(held))}
-	for i, h := range held {
-		m.Sets[i] = &espalierv1.HeldSet{Name: string(h.Name), Epoch: h.Epoch, Number: h.Number, Root: h.Root, Gone: h.Gone}
+// Poll is what an agent asks.
+type Poll struct {
+	// Host is the host's name. The agent sends it where no certificate says it.
+	Host desired.Name
+	// Held are the sets as the agent holds them.
+	Held []delta.Held
+	// ListVersion and ListSum name the host's list of sets as the agent has it;
+	// version 0: it has none.
+	ListVersion, ListSum uint64
+	// Report is nil unless there is something new to tell.
+	Report *desired.Report
+}
+
+// PollToWire returns a poll of p, which names the host if it has to say itself who
+// it is.
+func PollToWire(p Poll, named bool) *espalierv1.PollRequest {
+	m := &espalierv1.PollRequest{
+		Sets: make([]*espalierv1.HeldSet, len(p.Held)), ListVersion: p.ListVersion, ListCheck: p.ListSum, Report: reportToWire(p.Report),
+	}
+	if named {
+		m.Host = string(p.Host)
+	}
+	for i, h := range p.Held {
+		m.Sets[i] = &espalierv1.HeldSet{Epoch: h.Epoch, Number: h.Number, Root: h.Root, Gone: h.Gone}
+		if h.Name != p.Host {
+			m.Sets[i].Name = string(h.Name)
+		}
 	}
 	return m
 }
 
-// PollRequestFromWire reads a poll.
-func PollRequestFromWire(m *espalierv1.PollRequest) ([]delta.Held, error) {
+// PollFromWire reads a poll. host is who the caller's certificate says it is;
+// empty: there is none, and the poll says it, unless an operator asks.
+func PollFromWire(m *espalierv1.PollRequest, host desired.Name) (p Poll, err error) {
 	if len(m.GetSets()) > MaxPolledSets {
-		return nil, fmt.Errorf("%w poll: %d sets, at most %d are allowed", desired.ErrInvalid, len(m.Sets), MaxPolledSets)
+		return Poll{}, fmt.Errorf("%w poll: %d sets, at most %d are allowed", desired.ErrInvalid, len(m.Sets), MaxPolledSets)
 	}
-	held := make([]delta.Held, len(m.GetSets()))
+	if p.Host = host; host == "" && m.GetHost() != "" {
+		if p.Host, err = desired.ParseName(m.GetHost()); err != nil {
+			return Poll{}, err
+		}
+	}
+	p.ListVersion, p.ListSum = m.GetListVersion(), m.GetListCheck()
+	if p.ListVersion > desired.MaxNumber {
+		return Poll{}, fmt.Errorf("%w poll: version %d of the list of sets", desired.ErrInvalid, p.ListVersion)
+	}
+	if p.Report, err = reportFromWire(m.GetReport()); err != nil {
+		return Poll{}, err
+	}
+	p.Held = make([]delta.Held, len(m.GetSets()))
 	for i, s := range m.GetSets() {
-		name, err := desired.ParseName(s.GetName())
-		if err != nil {
-			return nil, err
+		if p.Held[i], err = heldFromWire(s, p.Host); err != nil {
+			return Poll{}, err
 		}
-		if s.GetNumber() > desired.MaxNumber {
-			return nil, fmt.Errorf("%w poll: set %s is held at number %d", desired.ErrInvalid, name, s.GetNumber())
-		}
-		held[i] = delta.Held{Name: name, Epoch: s.GetEpoch(), Number: s.GetNumber(), Root: s.GetRoot(), Gone: s.GetGone()}
 	}
-	return held, nil
+	return p, nil
+}
+
+func heldFromWire(m *espalierv1.HeldSet, host desired.Name) (delta.Held, error) {
+	name := host
+	if m.GetName() != "" || host == "" {
+		var err error
+		if name, err = desired.ParseName(m.GetName()); err != nil {
+			return delta.Held{}, err
+		}
+	}
+	if m.GetNumber() > desired.MaxNumber {
+		return delta.Held{}, fmt.Errorf("%w poll: set %s is held at number %d", desired.ErrInvalid, name, m.GetNumber())
+	}
+	return delta.Held{Name: name, Epoch: m.GetEpoch(), Number: m.GetNumber(), Root: m.GetRoot(), Gone: m.GetGone()}, nil
 }
 
 // Status is what a poll says of a set that is not current.
@@ -65,11 +109,26 @@ type Answer struct {
 	Head desired.Head
 }
 
-// PollResponseToWire returns the answer to a poll.
-func PollResponseToWire(next time.Duration, answers []Answer) *espalierv1.PollResponse {
-	m := &espalierv1.PollResponse{NextPollMs: uint32(min(max(next.Milliseconds(), 0), math.MaxUint32))}
-	for i := range answers {
-		a := &answers[i]
+// PollAnswer is what the server answers.
+type PollAnswer struct {
+	// Next says when to poll next; 0: as the agent sees fit.
+	Next time.Duration
+	// Sets tells of those sets that are not current.
+	Sets []Answer
+	// List is the host's list of sets; nil: it is what the agent has.
+	List *desired.List
+	// Tell says that the server wants a report with the next poll.
+	Tell bool
+}
+
+// PollAnswerToWire returns the answer to a poll.
+func PollAnswerToWire(a PollAnswer) *espalierv1.PollResponse {
+	m := &espalierv1.PollResponse{NextPollMs: millis(a.Next), Tell: a.Tell}
+	if a.List != nil {
+		m.List = ListToWire(*a.List)
+	}
+	for i := range a.Sets {
+		a := &a.Sets[i]
 		set := &espalierv1.SetAnswer{
 			Index: uint32(a.Index), Status: espalierv1.SetAnswer_Status(a.Status), Number: a.Number, Frame: a.Frame,
 		}
@@ -84,23 +143,34 @@ func PollResponseToWire(next time.Duration, answers []Answer) *espalierv1.PollRe
 	return m
 }
 
-// PollResponseFromWire reads the answer to a poll of sets sets, each of which
-// is answered once at most.
-func PollResponseFromWire(m *espalierv1.PollResponse, sets int) (next time.Duration, answers []Answer, err error) {
+// PollAnswerFromWire reads the answer to a poll of sets sets, each of which is
+// answered once at most.
+func PollAnswerFromWire(m *espalierv1.PollResponse, sets int) (PollAnswer, error) {
+	p := PollAnswer{Next: time.Duration(m.GetNextPollMs()) * time.Millisecond, Tell: m.GetTell()}
 	seen := make([]bool, sets)
 	for _, s := range m.GetSets() {
 		a, err := answerFromWire(s)
 		if err != nil {
-			return 0, nil, answered(err)
+			return PollAnswer{}, answered(err)
 		}
 		if s.GetIndex() >= uint32(sets) || seen[a.Index] {
-			return 0, nil, fmt.Errorf("%w: an answer for set %d of %d, or two", delta.ErrProtocol, a.Index, sets)
+			return PollAnswer{}, fmt.Errorf("%w: an answer for set %d of %d, or two", delta.ErrProtocol, a.Index, sets)
 		}
 		seen[a.Index] = true
-		answers = append(answers, a)
+		p.Sets = append(p.Sets, a)
 	}
-	return time.Duration(m.GetNextPollMs()) * time.Millisecond, answers, nil
+	if m.GetList() != nil {
+		list, err := ListFromWire(m.GetList())
+		if err != nil {
+			return PollAnswer{}, err
+		}
+		p.List = &list
+	}
+	return p, nil
 }
+
+// millis returns d as a message has it.
+func millis(d time.Duration) uint32 { return uint32(min(max(d.Milliseconds(), 0), math.MaxUint32)) }
 
 func answerFromWire(m *espalierv1.SetAnswer) (a Answer, err error) {
 	a = Answer{Index: int(m.GetIndex()), Status: Status(m.GetStatus()), Number: m.GetNumber(), Frame: m.GetFrame()}

@@ -14,11 +14,9 @@ func RestoreToWire(set desired.Name, r store.Restore) *espalierv1.CommitTerms {
 	for _, p := range r.From.Known {
 		m.Known = append(m.Known, PositionToWire(p))
 	}
-	terms := &espalierv1.CommitTerms{Set: string(set), Why: r.Why, Expect: ExpectToWire(r.Expect), Restore: m}
-	if l := r.MaxDelete; l != nil {
-		terms.MaxDelete = &espalierv1.DeleteLimit{Count: l.Count, Percent: l.Percent, Prefix: l.Prefix}
+	return &espalierv1.CommitTerms{
+		Set: string(set), Why: r.Why, Expect: ExpectToWire(r.Expect), MaxDelete: LimitToWire(r.MaxDelete), Restore: m,
 	}
-	return terms
 }
 
 // RestoreFromWire reads the terms of a restore, without its objects.

@@ -18,6 +18,7 @@ import (
 
 	"espalier/internal/delta"
 	"espalier/internal/desired"
+	"espalier/internal/fleet"
 	"espalier/internal/spool"
 	"espalier/internal/wire"
 	"espalier/merkle"
@@ -71,27 +72,82 @@ func TestPullRoundTrip(t *testing.T) {
 }
 
 func TestPollRoundTrip(t *testing.T) {
-	held := []delta.Held{{Name: "a", Epoch: 1, Number: 2, Root: 3}, {Name: "b"}}
-	got, err := wire.PollRequestFromWire(over(t, wire.PollRequestToWire(held)))
-	if err != nil || !reflect.DeepEqual(got, held) {
-		t.Errorf("held %+v came as %+v, %v", held, got, err)
-	}
-	want := []wire.Answer{
-		{Status: wire.StatusDelta, Number: 3, Root: head.Root, Frame: []byte{0, 1}},
-		{Index: 1, Status: wire.StatusPull, Head: head},
-		{Index: 2, Status: wire.StatusUnknown},
-	}
-	next, answers, err := wire.PollResponseFromWire(over(t, wire.PollResponseToWire(1500*time.Millisecond, want)), 3)
-	if err != nil || next != 1500*time.Millisecond || !reflect.DeepEqual(answers, want) {
-		t.Errorf("answers %+v came as %+v, %v, %v", want, answers, next, err)
-	}
-	for next, want := range map[time.Duration]time.Duration{-time.Second: 0, 1 << 62: math.MaxUint32 * time.Millisecond} {
-		if got, _, err := wire.PollResponseFromWire(wire.PollResponseToWire(next, nil), 0); got != want || err != nil {
-			t.Errorf("to poll in %v came as %v, %v, want %v", next, got, err, want)
+	report := desired.Report{Agent: "v1", Problems: []desired.Problem{{Set: "b", Text: "no", Refused: true}, {Text: "list"}}, More: 2}
+	for _, named := range []bool{false, true} {
+		want := wire.Poll{
+			Host: "a", Held: []delta.Held{{Name: "a", Epoch: 1, Number: 2, Root: 3}, {Name: "b", Gone: true}},
+			ListVersion: 4, ListSum: 5, Report: &report,
+		}
+		m := over(t, wire.PollToWire(want, named))
+		host := want.Host // by its certificate
+		if named {
+			host = ""
+		}
+		got, err := wire.PollFromWire(m, host)
+		if err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("poll %+v came as %+v, %v", want, got, err)
+		}
+		if named {
+			if got, err = wire.PollFromWire(m, "c"); err != nil || got.Host != "c" || got.Held[0].Name != "c" {
+				t.Errorf("a poll of a that shows c's certificate came as %+v, %v, want one of c", got, err)
+			}
 		}
 	}
-	if _, _, err := wire.PollResponseFromWire(wire.PollResponseToWire(0, want), 2); !errors.Is(err, delta.ErrProtocol) {
+	if _, err := wire.PollFromWire(&espalierv1.PollRequest{Sets: []*espalierv1.HeldSet{{}}}, ""); !errors.Is(err, desired.ErrInvalid) {
+		t.Errorf("a poll of a set without a name by nobody: %v, want %v", err, desired.ErrInvalid)
+	}
+}
+
+func TestPollAnswerRoundTrip(t *testing.T) {
+	want := wire.PollAnswer{
+		Next: 1500 * time.Millisecond,
+		Sets: []wire.Answer{
+			{Status: wire.StatusDelta, Number: 3, Root: head.Root, Frame: []byte{0, 1}},
+			{Index: 1, Status: wire.StatusPull, Head: head},
+			{Index: 2, Status: wire.StatusUnknown},
+		},
+		List: &desired.List{Version: 2, Sets: []desired.Name{"a", "b"}, Left: []desired.Name{"c"}},
+		Tell: true,
+	}
+	got, err := wire.PollAnswerFromWire(over(t, wire.PollAnswerToWire(want)), 3)
+	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("answer %+v came as %+v, %v", want, got, err)
+	}
+	for next, want := range map[time.Duration]time.Duration{-time.Second: 0, 1 << 62: math.MaxUint32 * time.Millisecond} {
+		got, err := wire.PollAnswerFromWire(wire.PollAnswerToWire(wire.PollAnswer{Next: next}), 0)
+		if got.Next != want || err != nil {
+			t.Errorf("to poll in %v came as %v, %v, want %v", next, got.Next, err, want)
+		}
+	}
+	if _, err := wire.PollAnswerFromWire(wire.PollAnswerToWire(want), 2); !errors.Is(err, delta.ErrProtocol) {
 		t.Errorf("more answers than sets: %v, want %v", err, delta.ErrProtocol)
+	}
+	bad := wire.PollAnswer{List: &desired.List{Version: 1}}
+	if _, err := wire.PollAnswerFromWire(wire.PollAnswerToWire(bad), 0); !errors.Is(err, delta.ErrProtocol) {
+		t.Errorf("an empty list of sets: %v, want %v", err, delta.ErrProtocol)
+	}
+}
+
+func TestHostRoundTrip(t *testing.T) {
+	now := time.UnixMilli(1_700_000_000_000)
+	want := fleet.Host{
+		Name: "a", List: desired.List{Version: 3, Sets: []desired.Name{"base", "a"}, Left: []desired.Name{"old"}},
+		At: now.Add(-time.Second), Address: "10.0.0.1", Held: []delta.Held{{Name: "base", Number: head.Number, Epoch: head.Epoch.Prefix(), Root: head.Root.Prefix()}, {Name: "a"}},
+		ListVersion: 2, ListState: fleet.ListBehind, Report: desired.Report{Agent: "v1", Problems: []desired.Problem{{Text: "no"}}},
+		Next: 30 * time.Second, Pace: "objective",
+	}
+	m := over(t, wire.HostToWire(want, now, func(name desired.Name) (desired.Head, error) {
+		if name == "base" {
+			return head, nil
+		}
+		return desired.Head{}, store.ErrNotFound
+	}))
+	got, err := wire.HostFromWire(m)
+	if err != nil || !reflect.DeepEqual(got.Host, want) {
+		t.Errorf("host %+v came as %+v, %v", want, got.Host, err)
+	}
+	if got.Age != time.Second || got.State != fleet.Troubled || !got.Sets[0].Current || got.Sets[1].Current || got.Sets[0].Head != head.Number {
+		t.Errorf("its state came as %+v", got)
 	}
 }
 
@@ -239,7 +295,7 @@ func TestServersAreNotUsers(t *testing.T) {
 	}
 	for name, m := range heads {
 		_, err := wire.HeadFromWire(m)
-		_, _, polled := wire.PollResponseFromWire(&espalierv1.PollResponse{Sets: []*espalierv1.SetAnswer{
+		_, polled := wire.PollAnswerFromWire(&espalierv1.PollResponse{Sets: []*espalierv1.SetAnswer{
 			{Status: espalierv1.SetAnswer_STATUS_PULL, Head: m},
 		}}, 1)
 		_, begun := wire.PullResponseFromWire(&espalierv1.PullResponse{Step: &espalierv1.PullResponse_Begin{Begin: &espalierv1.PullBegin{Head: m}}})
@@ -259,7 +315,7 @@ func TestServersAreNotUsers(t *testing.T) {
 		"a set too many":       {{Index: 2, Status: 2}},
 		"a negative index":     {{Index: 1 << 31, Status: 2}},
 	} {
-		if _, _, err := wire.PollResponseFromWire(&espalierv1.PollResponse{Sets: sets}, 2); !errors.Is(err, delta.ErrProtocol) {
+		if _, err := wire.PollAnswerFromWire(&espalierv1.PollResponse{Sets: sets}, 2); !errors.Is(err, delta.ErrProtocol) {
 			t.Errorf("%s: %v, want %v", name, err, delta.ErrProtocol)
 		}
 	}
@@ -277,8 +333,8 @@ func FuzzFromWire(f *testing.F) {
 	}
 	add(wire.PullRequestToWire(delta.Request{Open: &delta.Open{Set: "s", Mode: delta.Since, Base: head.Revision, Width: 4}}))
 	add(wire.PullResponseToWire(delta.Response{Begin: &delta.Begin{Mode: delta.Full, Head: head}}))
-	add(wire.PollRequestToWire([]delta.Held{{Name: "a", Number: 2}}))
-	add(wire.PollResponseToWire(0, []wire.Answer{{Status: wire.StatusPull, Head: head}}))
+	add(wire.PollToWire(wire.Poll{Host: "a", Held: []delta.Held{{Name: "a", Number: 2}}, Report: &desired.Report{Problems: []desired.Problem{{Text: "x"}}}}, true))
+	add(wire.PollAnswerToWire(wire.PollAnswer{Sets: []wire.Answer{{Status: wire.StatusPull, Head: head}}, List: &desired.List{Version: 1, Sets: []desired.Name{"a"}}}))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var request espalierv1.PullRequest
 		if proto.Unmarshal(b, &request) == nil {
@@ -292,13 +348,17 @@ func FuzzFromWire(f *testing.F) {
 		}
 		var poll espalierv1.PollRequest
 		if proto.Unmarshal(b, &poll) == nil {
-			if held, err := wire.PollRequestFromWire(&poll); err == nil && len(held) > wire.MaxPolledSets {
-				t.Errorf("a poll of %d sets", len(held))
+			p, err := wire.PollFromWire(&poll, "")
+			if err == nil && len(p.Held) > wire.MaxPolledSets {
+				t.Errorf("a poll of %d sets", len(p.Held))
+			}
+			if err == nil && p.Report != nil && !reflect.DeepEqual(*p.Report, p.Report.Bounded()) {
+				t.Errorf("a report beyond its bounds: %+v", p.Report)
 			}
 		}
 		var answer espalierv1.PollResponse
 		if proto.Unmarshal(b, &answer) == nil {
-			_, _, _ = wire.PollResponseFromWire(&answer, 3)
+			_, _ = wire.PollAnswerFromWire(&answer, 3)
 		}
 		var terms espalierv1.CommitTerms
 		if proto.Unmarshal(b, &terms) == nil {

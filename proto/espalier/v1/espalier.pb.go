@@ -134,7 +134,117 @@ func (x SetAnswer_Status) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use SetAnswer_Status.Descriptor instead.
 func (SetAnswer_Status) EnumDescriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{5, 0}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{8, 0}
+}
+
+type HostInfo_State int32
+
+const (
+	HostInfo_STATE_UNSPECIFIED HostInfo_State = 0 // it never polled
+	HostInfo_STATE_IN_STEP     HostInfo_State = 1 // it has what the server has
+	HostInfo_STATE_BEHIND      HostInfo_State = 2 // it doesn't, when it last polled
+	HostInfo_STATE_TROUBLED    HostInfo_State = 3 // it reports problems
+	HostInfo_STATE_REFUSING    HostInfo_State = 4 // it refuses to follow, or to be told of an older list: an operator has to step in
+	HostInfo_STATE_SILENT      HostInfo_State = 5 // it has not polled when it should have
+)
+
+// Enum value maps for HostInfo_State.
+var (
+	HostInfo_State_name = map[int32]string{
+		0: "STATE_UNSPECIFIED",
+		1: "STATE_IN_STEP",
+		2: "STATE_BEHIND",
+		3: "STATE_TROUBLED",
+		4: "STATE_REFUSING",
+		5: "STATE_SILENT",
+	}
+	HostInfo_State_value = map[string]int32{
+		"STATE_UNSPECIFIED": 0,
+		"STATE_IN_STEP":     1,
+		"STATE_BEHIND":      2,
+		"STATE_TROUBLED":    3,
+		"STATE_REFUSING":    4,
+		"STATE_SILENT":      5,
+	}
+)
+
+func (x HostInfo_State) Enum() *HostInfo_State {
+	p := new(HostInfo_State)
+	*p = x
+	return p
+}
+
+func (x HostInfo_State) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (HostInfo_State) Descriptor() protoreflect.EnumDescriptor {
+	return file_espalier_v1_espalier_proto_enumTypes[2].Descriptor()
+}
+
+func (HostInfo_State) Type() protoreflect.EnumType {
+	return &file_espalier_v1_espalier_proto_enumTypes[2]
+}
+
+func (x HostInfo_State) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use HostInfo_State.Descriptor instead.
+func (HostInfo_State) EnumDescriptor() ([]byte, []int) {
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{48, 0}
+}
+
+type HostInfo_ListState int32
+
+const (
+	HostInfo_LIST_STATE_UNSPECIFIED HostInfo_ListState = 0 // it has the list
+	HostInfo_LIST_STATE_BEHIND      HostInfo_ListState = 1 // it will be told with its next poll
+	HostInfo_LIST_STATE_AHEAD       HostInfo_ListState = 2 // it has a later one than the server, and keeps it
+	HostInfo_LIST_STATE_FORKED      HostInfo_ListState = 3 // it has another one of that version, and keeps it
+)
+
+// Enum value maps for HostInfo_ListState.
+var (
+	HostInfo_ListState_name = map[int32]string{
+		0: "LIST_STATE_UNSPECIFIED",
+		1: "LIST_STATE_BEHIND",
+		2: "LIST_STATE_AHEAD",
+		3: "LIST_STATE_FORKED",
+	}
+	HostInfo_ListState_value = map[string]int32{
+		"LIST_STATE_UNSPECIFIED": 0,
+		"LIST_STATE_BEHIND":      1,
+		"LIST_STATE_AHEAD":       2,
+		"LIST_STATE_FORKED":      3,
+	}
+)
+
+func (x HostInfo_ListState) Enum() *HostInfo_ListState {
+	p := new(HostInfo_ListState)
+	*p = x
+	return p
+}
+
+func (x HostInfo_ListState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (HostInfo_ListState) Descriptor() protoreflect.EnumDescriptor {
+	return file_espalier_v1_espalier_proto_enumTypes[3].Descriptor()
+}
+
+func (HostInfo_ListState) Type() protoreflect.EnumType {
+	return &file_espalier_v1_espalier_proto_enumTypes[3]
+}
+
+func (x HostInfo_ListState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use HostInfo_ListState.Descriptor instead.
+func (HostInfo_ListState) EnumDescriptor() ([]byte, []int) {
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{48, 1}
 }
 
 // Position is a place in a set's history.
@@ -270,6 +380,10 @@ func (x *Head) GetLineage() []*Position {
 type PollRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Sets          []*HeldSet             `protobuf:"bytes,1,rep,name=sets,proto3" json:"sets,omitempty"`
+	Host          string                 `protobuf:"bytes,2,opt,name=host,proto3" json:"host,omitempty"`                                   // counts only where no certificate says it
+	ListVersion   uint64                 `protobuf:"varint,3,opt,name=list_version,json=listVersion,proto3" json:"list_version,omitempty"` // of the host's list of sets, as the agent has it; 0: none
+	ListCheck     uint64                 `protobuf:"fixed64,4,opt,name=list_check,json=listCheck,proto3" json:"list_check,omitempty"`      // the first 8 bytes of its digest, big endian
+	Report        *HostReport            `protobuf:"bytes,5,opt,name=report,proto3" json:"report,omitempty"`                               // if the agent has something new to tell, or was asked
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -311,10 +425,221 @@ func (x *PollRequest) GetSets() []*HeldSet {
 	return nil
 }
 
+func (x *PollRequest) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *PollRequest) GetListVersion() uint64 {
+	if x != nil {
+		return x.ListVersion
+	}
+	return 0
+}
+
+func (x *PollRequest) GetListCheck() uint64 {
+	if x != nil {
+		return x.ListCheck
+	}
+	return 0
+}
+
+func (x *PollRequest) GetReport() *HostReport {
+	if x != nil {
+		return x.Report
+	}
+	return nil
+}
+
+// HostReport is how a host fares.
+type HostReport struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Agent         string                 `protobuf:"bytes,1,opt,name=agent,proto3" json:"agent,omitempty"`       // the version of its program
+	Problems      []*Problem             `protobuf:"bytes,2,rep,name=problems,proto3" json:"problems,omitempty"` // what it doesn't follow, and keeps enforcing as it was
+	More          uint32                 `protobuf:"varint,3,opt,name=more,proto3" json:"more,omitempty"`        // problems that are not listed
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HostReport) Reset() {
+	*x = HostReport{}
+	mi := &file_espalier_v1_espalier_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HostReport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HostReport) ProtoMessage() {}
+
+func (x *HostReport) ProtoReflect() protoreflect.Message {
+	mi := &file_espalier_v1_espalier_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HostReport.ProtoReflect.Descriptor instead.
+func (*HostReport) Descriptor() ([]byte, []int) {
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *HostReport) GetAgent() string {
+	if x != nil {
+		return x.Agent
+	}
+	return ""
+}
+
+func (x *HostReport) GetProblems() []*Problem {
+	if x != nil {
+		return x.Problems
+	}
+	return nil
+}
+
+func (x *HostReport) GetMore() uint32 {
+	if x != nil {
+		return x.More
+	}
+	return 0
+}
+
+// Problem says why a host doesn't follow the server.
+type Problem struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Set           string                 `protobuf:"bytes,1,opt,name=set,proto3" json:"set,omitempty"` // empty: it is about the host's list of sets
+	Text          string                 `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"`
+	Refused       bool                   `protobuf:"varint,3,opt,name=refused,proto3" json:"refused,omitempty"` // the host refuses to follow; an operator has to step in
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Problem) Reset() {
+	*x = Problem{}
+	mi := &file_espalier_v1_espalier_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Problem) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Problem) ProtoMessage() {}
+
+func (x *Problem) ProtoReflect() protoreflect.Message {
+	mi := &file_espalier_v1_espalier_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Problem.ProtoReflect.Descriptor instead.
+func (*Problem) Descriptor() ([]byte, []int) {
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Problem) GetSet() string {
+	if x != nil {
+		return x.Set
+	}
+	return ""
+}
+
+func (x *Problem) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *Problem) GetRefused() bool {
+	if x != nil {
+		return x.Refused
+	}
+	return false
+}
+
+// HostList says which sets a host is to mirror.
+type HostList struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"` // grows with each change; 0: nobody has made a list, and the host's own set is all there is
+	Sets          []string               `protobuf:"bytes,2,rep,name=sets,proto3" json:"sets,omitempty"`        // of several that have a key, the later wins
+	Left          []string               `protobuf:"bytes,3,rep,name=left,proto3" json:"left,omitempty"`        // sets that were taken off the list: their objects are to go
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HostList) Reset() {
+	*x = HostList{}
+	mi := &file_espalier_v1_espalier_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HostList) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HostList) ProtoMessage() {}
+
+func (x *HostList) ProtoReflect() protoreflect.Message {
+	mi := &file_espalier_v1_espalier_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HostList.ProtoReflect.Descriptor instead.
+func (*HostList) Descriptor() ([]byte, []int) {
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *HostList) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *HostList) GetSets() []string {
+	if x != nil {
+		return x.Sets
+	}
+	return nil
+}
+
+func (x *HostList) GetLeft() []string {
+	if x != nil {
+		return x.Left
+	}
+	return nil
+}
+
 // HeldSet is a set as the agent holds it, or held it. Number 0: nothing yet.
 type HeldSet struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`     // empty: the one that bears the host's name
 	Epoch         uint64                 `protobuf:"fixed64,2,opt,name=epoch,proto3" json:"epoch,omitempty"` // the first 8 bytes, big endian
 	Number        uint64                 `protobuf:"varint,3,opt,name=number,proto3" json:"number,omitempty"`
 	Root          uint64                 `protobuf:"fixed64,4,opt,name=root,proto3" json:"root,omitempty"` // the first 8 bytes, big endian
@@ -325,7 +650,7 @@ type HeldSet struct {
 
 func (x *HeldSet) Reset() {
 	*x = HeldSet{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[3]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -337,7 +662,7 @@ func (x *HeldSet) String() string {
 func (*HeldSet) ProtoMessage() {}
 
 func (x *HeldSet) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[3]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -350,7 +675,7 @@ func (x *HeldSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeldSet.ProtoReflect.Descriptor instead.
 func (*HeldSet) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{3}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *HeldSet) GetName() string {
@@ -392,13 +717,15 @@ type PollResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	NextPollMs    uint32                 `protobuf:"varint,1,opt,name=next_poll_ms,json=nextPollMs,proto3" json:"next_poll_ms,omitempty"` // when to poll next; 0: as the agent sees fit
 	Sets          []*SetAnswer           `protobuf:"bytes,2,rep,name=sets,proto3" json:"sets,omitempty"`                                  // of those sets alone that are not current
+	List          *HostList              `protobuf:"bytes,3,opt,name=list,proto3" json:"list,omitempty"`                                  // unless it is what the agent has
+	Tell          bool                   `protobuf:"varint,4,opt,name=tell,proto3" json:"tell,omitempty"`                                 // the server wants a report with the next poll
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PollResponse) Reset() {
 	*x = PollResponse{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[4]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -410,7 +737,7 @@ func (x *PollResponse) String() string {
 func (*PollResponse) ProtoMessage() {}
 
 func (x *PollResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[4]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -423,7 +750,7 @@ func (x *PollResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PollResponse.ProtoReflect.Descriptor instead.
 func (*PollResponse) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{4}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *PollResponse) GetNextPollMs() uint32 {
@@ -440,6 +767,20 @@ func (x *PollResponse) GetSets() []*SetAnswer {
 	return nil
 }
 
+func (x *PollResponse) GetList() *HostList {
+	if x != nil {
+		return x.List
+	}
+	return nil
+}
+
+func (x *PollResponse) GetTell() bool {
+	if x != nil {
+		return x.Tell
+	}
+	return false
+}
+
 type SetAnswer struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Index         uint32                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"` // of the set in the request
@@ -454,7 +795,7 @@ type SetAnswer struct {
 
 func (x *SetAnswer) Reset() {
 	*x = SetAnswer{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[5]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -466,7 +807,7 @@ func (x *SetAnswer) String() string {
 func (*SetAnswer) ProtoMessage() {}
 
 func (x *SetAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[5]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -479,7 +820,7 @@ func (x *SetAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetAnswer.ProtoReflect.Descriptor instead.
 func (*SetAnswer) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{5}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *SetAnswer) GetIndex() uint32 {
@@ -538,7 +879,7 @@ type PullRequest struct {
 
 func (x *PullRequest) Reset() {
 	*x = PullRequest{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[6]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -550,7 +891,7 @@ func (x *PullRequest) String() string {
 func (*PullRequest) ProtoMessage() {}
 
 func (x *PullRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[6]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -563,7 +904,7 @@ func (x *PullRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullRequest.ProtoReflect.Descriptor instead.
 func (*PullRequest) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{6}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *PullRequest) GetStep() isPullRequest_Step {
@@ -639,7 +980,7 @@ type PullOpen struct {
 
 func (x *PullOpen) Reset() {
 	*x = PullOpen{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[7]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -651,7 +992,7 @@ func (x *PullOpen) String() string {
 func (*PullOpen) ProtoMessage() {}
 
 func (x *PullOpen) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[7]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -664,7 +1005,7 @@ func (x *PullOpen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullOpen.ProtoReflect.Descriptor instead.
 func (*PullOpen) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{7}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *PullOpen) GetSet() string {
@@ -745,7 +1086,7 @@ type PullResponse struct {
 
 func (x *PullResponse) Reset() {
 	*x = PullResponse{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[8]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -757,7 +1098,7 @@ func (x *PullResponse) String() string {
 func (*PullResponse) ProtoMessage() {}
 
 func (x *PullResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[8]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -770,7 +1111,7 @@ func (x *PullResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullResponse.ProtoReflect.Descriptor instead.
 func (*PullResponse) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{8}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *PullResponse) GetStep() isPullResponse_Step {
@@ -858,7 +1199,7 @@ type PullBegin struct {
 
 func (x *PullBegin) Reset() {
 	*x = PullBegin{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[9]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -870,7 +1211,7 @@ func (x *PullBegin) String() string {
 func (*PullBegin) ProtoMessage() {}
 
 func (x *PullBegin) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[9]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -883,7 +1224,7 @@ func (x *PullBegin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullBegin.ProtoReflect.Descriptor instead.
 func (*PullBegin) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{9}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *PullBegin) GetMode() PullMode {
@@ -924,7 +1265,7 @@ type PullDigests struct {
 
 func (x *PullDigests) Reset() {
 	*x = PullDigests{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[10]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -936,7 +1277,7 @@ func (x *PullDigests) String() string {
 func (*PullDigests) ProtoMessage() {}
 
 func (x *PullDigests) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[10]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -949,7 +1290,7 @@ func (x *PullDigests) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullDigests.ProtoReflect.Descriptor instead.
 func (*PullDigests) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{10}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *PullDigests) GetData() []byte {
@@ -976,7 +1317,7 @@ type PullBatch struct {
 
 func (x *PullBatch) Reset() {
 	*x = PullBatch{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[11]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -988,7 +1329,7 @@ func (x *PullBatch) String() string {
 func (*PullBatch) ProtoMessage() {}
 
 func (x *PullBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[11]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1001,7 +1342,7 @@ func (x *PullBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullBatch.ProtoReflect.Descriptor instead.
 func (*PullBatch) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{11}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *PullBatch) GetFrame() []byte {
@@ -1027,7 +1368,7 @@ type PullEnd struct {
 
 func (x *PullEnd) Reset() {
 	*x = PullEnd{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[12]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1039,7 +1380,7 @@ func (x *PullEnd) String() string {
 func (*PullEnd) ProtoMessage() {}
 
 func (x *PullEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[12]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1052,7 +1393,7 @@ func (x *PullEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullEnd.ProtoReflect.Descriptor instead.
 func (*PullEnd) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{12}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *PullEnd) GetHead() *Head {
@@ -1072,7 +1413,7 @@ type ListSetsRequest struct {
 
 func (x *ListSetsRequest) Reset() {
 	*x = ListSetsRequest{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[13]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1084,7 +1425,7 @@ func (x *ListSetsRequest) String() string {
 func (*ListSetsRequest) ProtoMessage() {}
 
 func (x *ListSetsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[13]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1097,7 +1438,7 @@ func (x *ListSetsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSetsRequest.ProtoReflect.Descriptor instead.
 func (*ListSetsRequest) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{13}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ListSetsRequest) GetAfter() string {
@@ -1124,7 +1465,7 @@ type ListSetsResponse struct {
 
 func (x *ListSetsResponse) Reset() {
 	*x = ListSetsResponse{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[14]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1136,7 +1477,7 @@ func (x *ListSetsResponse) String() string {
 func (*ListSetsResponse) ProtoMessage() {}
 
 func (x *ListSetsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[14]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1149,7 +1490,7 @@ func (x *ListSetsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSetsResponse.ProtoReflect.Descriptor instead.
 func (*ListSetsResponse) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{14}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ListSetsResponse) GetSets() []*SetInfo {
@@ -1178,7 +1519,7 @@ type SetInfo struct {
 
 func (x *SetInfo) Reset() {
 	*x = SetInfo{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[15]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1190,7 +1531,7 @@ func (x *SetInfo) String() string {
 func (*SetInfo) ProtoMessage() {}
 
 func (x *SetInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[15]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1203,7 +1544,7 @@ func (x *SetInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetInfo.ProtoReflect.Descriptor instead.
 func (*SetInfo) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{15}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SetInfo) GetName() string {
@@ -1243,7 +1584,7 @@ type GetHeadRequest struct {
 
 func (x *GetHeadRequest) Reset() {
 	*x = GetHeadRequest{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[16]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1255,7 +1596,7 @@ func (x *GetHeadRequest) String() string {
 func (*GetHeadRequest) ProtoMessage() {}
 
 func (x *GetHeadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[16]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1268,7 +1609,7 @@ func (x *GetHeadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetHeadRequest.ProtoReflect.Descriptor instead.
 func (*GetHeadRequest) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{16}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *GetHeadRequest) GetSet() string {
@@ -1289,7 +1630,7 @@ type GetHeadResponse struct {
 
 func (x *GetHeadResponse) Reset() {
 	*x = GetHeadResponse{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[17]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1301,7 +1642,7 @@ func (x *GetHeadResponse) String() string {
 func (*GetHeadResponse) ProtoMessage() {}
 
 func (x *GetHeadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[17]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1314,7 +1655,7 @@ func (x *GetHeadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetHeadResponse.ProtoReflect.Descriptor instead.
 func (*GetHeadResponse) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{17}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *GetHeadResponse) GetHead() *Head {
@@ -1348,7 +1689,7 @@ type LogRequest struct {
 
 func (x *LogRequest) Reset() {
 	*x = LogRequest{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[18]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1360,7 +1701,7 @@ func (x *LogRequest) String() string {
 func (*LogRequest) ProtoMessage() {}
 
 func (x *LogRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[18]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1373,7 +1714,7 @@ func (x *LogRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogRequest.ProtoReflect.Descriptor instead.
 func (*LogRequest) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{18}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *LogRequest) GetSet() string {
@@ -1399,7 +1740,7 @@ type LogResponse struct {
 
 func (x *LogResponse) Reset() {
 	*x = LogResponse{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[19]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1411,7 +1752,7 @@ func (x *LogResponse) String() string {
 func (*LogResponse) ProtoMessage() {}
 
 func (x *LogResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[19]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1424,7 +1765,7 @@ func (x *LogResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogResponse.ProtoReflect.Descriptor instead.
 func (*LogResponse) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{19}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *LogResponse) GetEntries() []*LogEntry {
@@ -1450,7 +1791,7 @@ type LogEntry struct {
 
 func (x *LogEntry) Reset() {
 	*x = LogEntry{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[20]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1462,7 +1803,7 @@ func (x *LogEntry) String() string {
 func (*LogEntry) ProtoMessage() {}
 
 func (x *LogEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[20]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1475,7 +1816,7 @@ func (x *LogEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogEntry.ProtoReflect.Descriptor instead.
 func (*LogEntry) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{20}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *LogEntry) GetPosition() *Position {
@@ -1537,7 +1878,7 @@ type GetObjectRequest struct {
 
 func (x *GetObjectRequest) Reset() {
 	*x = GetObjectRequest{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[21]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1549,7 +1890,7 @@ func (x *GetObjectRequest) String() string {
 func (*GetObjectRequest) ProtoMessage() {}
 
 func (x *GetObjectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[21]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1562,7 +1903,7 @@ func (x *GetObjectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetObjectRequest.ProtoReflect.Descriptor instead.
 func (*GetObjectRequest) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{21}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *GetObjectRequest) GetSet() string {
@@ -1588,7 +1929,7 @@ type GetObjectResponse struct {
 
 func (x *GetObjectResponse) Reset() {
 	*x = GetObjectResponse{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[22]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1600,7 +1941,7 @@ func (x *GetObjectResponse) String() string {
 func (*GetObjectResponse) ProtoMessage() {}
 
 func (x *GetObjectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[22]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1613,7 +1954,7 @@ func (x *GetObjectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetObjectResponse.ProtoReflect.Descriptor instead.
 func (*GetObjectResponse) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{22}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *GetObjectResponse) GetEnvelope() []byte {
@@ -1633,7 +1974,7 @@ type ListObjectsRequest struct {
 
 func (x *ListObjectsRequest) Reset() {
 	*x = ListObjectsRequest{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[23]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1645,7 +1986,7 @@ func (x *ListObjectsRequest) String() string {
 func (*ListObjectsRequest) ProtoMessage() {}
 
 func (x *ListObjectsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[23]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1658,7 +1999,7 @@ func (x *ListObjectsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListObjectsRequest.ProtoReflect.Descriptor instead.
 func (*ListObjectsRequest) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{23}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ListObjectsRequest) GetSet() string {
@@ -1684,7 +2025,7 @@ type ListObjectsResponse struct {
 
 func (x *ListObjectsResponse) Reset() {
 	*x = ListObjectsResponse{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[24]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1696,7 +2037,7 @@ func (x *ListObjectsResponse) String() string {
 func (*ListObjectsResponse) ProtoMessage() {}
 
 func (x *ListObjectsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[24]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1709,7 +2050,7 @@ func (x *ListObjectsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListObjectsResponse.ProtoReflect.Descriptor instead.
 func (*ListObjectsResponse) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{24}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ListObjectsResponse) GetFrame() []byte {
@@ -1730,7 +2071,7 @@ type MatchRequest struct {
 
 func (x *MatchRequest) Reset() {
 	*x = MatchRequest{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[25]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1742,7 +2083,7 @@ func (x *MatchRequest) String() string {
 func (*MatchRequest) ProtoMessage() {}
 
 func (x *MatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[25]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1755,7 +2096,7 @@ func (x *MatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MatchRequest.ProtoReflect.Descriptor instead.
 func (*MatchRequest) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{25}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *MatchRequest) GetSet() string {
@@ -1788,7 +2129,7 @@ type MatchResponse struct {
 
 func (x *MatchResponse) Reset() {
 	*x = MatchResponse{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[26]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1800,7 +2141,7 @@ func (x *MatchResponse) String() string {
 func (*MatchResponse) ProtoMessage() {}
 
 func (x *MatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[26]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1813,7 +2154,7 @@ func (x *MatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MatchResponse.ProtoReflect.Descriptor instead.
 func (*MatchResponse) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{26}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *MatchResponse) GetStates() []byte {
@@ -1833,7 +2174,7 @@ type CommitRequest struct {
 
 func (x *CommitRequest) Reset() {
 	*x = CommitRequest{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[27]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1845,7 +2186,7 @@ func (x *CommitRequest) String() string {
 func (*CommitRequest) ProtoMessage() {}
 
 func (x *CommitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[27]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1858,7 +2199,7 @@ func (x *CommitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitRequest.ProtoReflect.Descriptor instead.
 func (*CommitRequest) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{27}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *CommitRequest) GetTerms() *CommitTerms {
@@ -1889,7 +2230,7 @@ type CommitTerms struct {
 
 func (x *CommitTerms) Reset() {
 	*x = CommitTerms{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[28]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1901,7 +2242,7 @@ func (x *CommitTerms) String() string {
 func (*CommitTerms) ProtoMessage() {}
 
 func (x *CommitTerms) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[28]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1914,7 +2255,7 @@ func (x *CommitTerms) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitTerms.ProtoReflect.Descriptor instead.
 func (*CommitTerms) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{28}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *CommitTerms) GetSet() string {
@@ -1972,7 +2313,7 @@ type Restore struct {
 
 func (x *Restore) Reset() {
 	*x = Restore{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[29]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1984,7 +2325,7 @@ func (x *Restore) String() string {
 func (*Restore) ProtoMessage() {}
 
 func (x *Restore) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[29]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1997,7 +2338,7 @@ func (x *Restore) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Restore.ProtoReflect.Descriptor instead.
 func (*Restore) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{29}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Restore) GetKnown() []*Position {
@@ -2032,7 +2373,7 @@ type DeleteLimit struct {
 
 func (x *DeleteLimit) Reset() {
 	*x = DeleteLimit{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[30]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2044,7 +2385,7 @@ func (x *DeleteLimit) String() string {
 func (*DeleteLimit) ProtoMessage() {}
 
 func (x *DeleteLimit) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[30]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2057,7 +2398,7 @@ func (x *DeleteLimit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteLimit.ProtoReflect.Descriptor instead.
 func (*DeleteLimit) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{30}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *DeleteLimit) GetCount() uint64 {
@@ -2099,7 +2440,7 @@ type CommitResponse struct {
 
 func (x *CommitResponse) Reset() {
 	*x = CommitResponse{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[31]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2111,7 +2452,7 @@ func (x *CommitResponse) String() string {
 func (*CommitResponse) ProtoMessage() {}
 
 func (x *CommitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[31]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2124,7 +2465,7 @@ func (x *CommitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitResponse.ProtoReflect.Descriptor instead.
 func (*CommitResponse) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{31}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *CommitResponse) GetHead() *Head {
@@ -2208,7 +2549,7 @@ type DeleteSetRequest struct {
 
 func (x *DeleteSetRequest) Reset() {
 	*x = DeleteSetRequest{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[32]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2220,7 +2561,7 @@ func (x *DeleteSetRequest) String() string {
 func (*DeleteSetRequest) ProtoMessage() {}
 
 func (x *DeleteSetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[32]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2233,7 +2574,7 @@ func (x *DeleteSetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSetRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSetRequest) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{32}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *DeleteSetRequest) GetSet() string {
@@ -2266,7 +2607,7 @@ type DeleteSetResponse struct {
 
 func (x *DeleteSetResponse) Reset() {
 	*x = DeleteSetResponse{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[33]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2278,7 +2619,7 @@ func (x *DeleteSetResponse) String() string {
 func (*DeleteSetResponse) ProtoMessage() {}
 
 func (x *DeleteSetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[33]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2291,7 +2632,7 @@ func (x *DeleteSetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSetResponse.ProtoReflect.Descriptor instead.
 func (*DeleteSetResponse) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{33}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *DeleteSetResponse) GetHead() *Head {
@@ -2311,7 +2652,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[34]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2323,7 +2664,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[34]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2336,7 +2677,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{34}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *RenewRequest) GetSet() string {
@@ -2362,7 +2703,7 @@ type RenewResponse struct {
 
 func (x *RenewResponse) Reset() {
 	*x = RenewResponse{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[35]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2374,7 +2715,7 @@ func (x *RenewResponse) String() string {
 func (*RenewResponse) ProtoMessage() {}
 
 func (x *RenewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[35]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2387,7 +2728,7 @@ func (x *RenewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewResponse.ProtoReflect.Descriptor instead.
 func (*RenewResponse) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{35}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *RenewResponse) GetHead() *Head {
@@ -2407,7 +2748,7 @@ type CompactRequest struct {
 
 func (x *CompactRequest) Reset() {
 	*x = CompactRequest{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[36]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2419,7 +2760,7 @@ func (x *CompactRequest) String() string {
 func (*CompactRequest) ProtoMessage() {}
 
 func (x *CompactRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[36]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2432,7 +2773,7 @@ func (x *CompactRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactRequest.ProtoReflect.Descriptor instead.
 func (*CompactRequest) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{36}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *CompactRequest) GetSet() string {
@@ -2459,7 +2800,7 @@ type CompactResponse struct {
 
 func (x *CompactResponse) Reset() {
 	*x = CompactResponse{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[37]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2471,7 +2812,7 @@ func (x *CompactResponse) String() string {
 func (*CompactResponse) ProtoMessage() {}
 
 func (x *CompactResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[37]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2484,7 +2825,7 @@ func (x *CompactResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactResponse.ProtoReflect.Descriptor instead.
 func (*CompactResponse) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{37}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *CompactResponse) GetBytesBefore() uint64 {
@@ -2510,7 +2851,7 @@ type CheckRequest struct {
 
 func (x *CheckRequest) Reset() {
 	*x = CheckRequest{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[38]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2522,7 +2863,7 @@ func (x *CheckRequest) String() string {
 func (*CheckRequest) ProtoMessage() {}
 
 func (x *CheckRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[38]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2535,7 +2876,7 @@ func (x *CheckRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckRequest.ProtoReflect.Descriptor instead.
 func (*CheckRequest) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{38}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *CheckRequest) GetSet() string {
@@ -2556,7 +2897,7 @@ type CheckResponse struct {
 
 func (x *CheckResponse) Reset() {
 	*x = CheckResponse{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[39]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2568,7 +2909,7 @@ func (x *CheckResponse) String() string {
 func (*CheckResponse) ProtoMessage() {}
 
 func (x *CheckResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[39]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2581,7 +2922,7 @@ func (x *CheckResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResponse.ProtoReflect.Descriptor instead.
 func (*CheckResponse) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{39}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *CheckResponse) GetDone() uint64 {
@@ -2616,7 +2957,7 @@ type CheckReport struct {
 
 func (x *CheckReport) Reset() {
 	*x = CheckReport{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[40]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2628,7 +2969,7 @@ func (x *CheckReport) String() string {
 func (*CheckReport) ProtoMessage() {}
 
 func (x *CheckReport) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[40]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2641,7 +2982,7 @@ func (x *CheckReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckReport.ProtoReflect.Descriptor instead.
 func (*CheckReport) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{40}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *CheckReport) GetHead() *Head {
@@ -2665,6 +3006,568 @@ func (x *CheckReport) GetDetails() []string {
 	return nil
 }
 
+type ListHostsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	After         string                 `protobuf:"bytes,1,opt,name=after,proto3" json:"after,omitempty"`  // only hosts whose names come after this one
+	Limit         uint32                 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"` // of hosts in the answer, which may have fewer; 0: as many as it may have
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListHostsRequest) Reset() {
+	*x = ListHostsRequest{}
+	mi := &file_espalier_v1_espalier_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListHostsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListHostsRequest) ProtoMessage() {}
+
+func (x *ListHostsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_espalier_v1_espalier_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListHostsRequest.ProtoReflect.Descriptor instead.
+func (*ListHostsRequest) Descriptor() ([]byte, []int) {
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *ListHostsRequest) GetAfter() string {
+	if x != nil {
+		return x.After
+	}
+	return ""
+}
+
+func (x *ListHostsRequest) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+type ListHostsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Hosts         []*HostInfo            `protobuf:"bytes,1,rep,name=hosts,proto3" json:"hosts,omitempty"`
+	More          bool                   `protobuf:"varint,2,opt,name=more,proto3" json:"more,omitempty"` // there are others, after the last of these
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListHostsResponse) Reset() {
+	*x = ListHostsResponse{}
+	mi := &file_espalier_v1_espalier_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListHostsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListHostsResponse) ProtoMessage() {}
+
+func (x *ListHostsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_espalier_v1_espalier_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListHostsResponse.ProtoReflect.Descriptor instead.
+func (*ListHostsResponse) Descriptor() ([]byte, []int) {
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *ListHostsResponse) GetHosts() []*HostInfo {
+	if x != nil {
+		return x.Hosts
+	}
+	return nil
+}
+
+func (x *ListHostsResponse) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+type GetHostRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Host          string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetHostRequest) Reset() {
+	*x = GetHostRequest{}
+	mi := &file_espalier_v1_espalier_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetHostRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetHostRequest) ProtoMessage() {}
+
+func (x *GetHostRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_espalier_v1_espalier_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetHostRequest.ProtoReflect.Descriptor instead.
+func (*GetHostRequest) Descriptor() ([]byte, []int) {
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *GetHostRequest) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+type GetHostResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Host          *HostInfo              `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetHostResponse) Reset() {
+	*x = GetHostResponse{}
+	mi := &file_espalier_v1_espalier_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetHostResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetHostResponse) ProtoMessage() {}
+
+func (x *GetHostResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_espalier_v1_espalier_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetHostResponse.ProtoReflect.Descriptor instead.
+func (*GetHostResponse) Descriptor() ([]byte, []int) {
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *GetHostResponse) GetHost() *HostInfo {
+	if x != nil {
+		return x.Host
+	}
+	return nil
+}
+
+// HostInfo is what the server knows of a host.
+type HostInfo struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	List          *HostList              `protobuf:"bytes,2,opt,name=list,proto3" json:"list,omitempty"`
+	SeenMs        uint64                 `protobuf:"varint,3,opt,name=seen_ms,json=seenMs,proto3" json:"seen_ms,omitempty"`                // of its last poll, in milliseconds since 1970; 0: it never polled
+	Address       string                 `protobuf:"bytes,4,opt,name=address,proto3" json:"address,omitempty"`                             // where that came from
+	Sets          []*HostSet             `protobuf:"bytes,5,rep,name=sets,proto3" json:"sets,omitempty"`                                   // as the host holds them
+	ListVersion   uint64                 `protobuf:"varint,6,opt,name=list_version,json=listVersion,proto3" json:"list_version,omitempty"` // of the list that the host has
+	ListState     HostInfo_ListState     `protobuf:"varint,7,opt,name=list_state,json=listState,proto3,enum=espalier.v1.HostInfo_ListState" json:"list_state,omitempty"`
+	Report        *HostReport            `protobuf:"bytes,8,opt,name=report,proto3" json:"report,omitempty"`
+	NextPollMs    uint32                 `protobuf:"varint,9,opt,name=next_poll_ms,json=nextPollMs,proto3" json:"next_poll_ms,omitempty"` // from its last poll on, when it was told to poll next
+	Pace          string                 `protobuf:"bytes,10,opt,name=pace,proto3" json:"pace,omitempty"`                                 // why then
+	State         HostInfo_State         `protobuf:"varint,11,opt,name=state,proto3,enum=espalier.v1.HostInfo_State" json:"state,omitempty"`
+	AgeMs         uint64                 `protobuf:"varint,12,opt,name=age_ms,json=ageMs,proto3" json:"age_ms,omitempty"` // of its last poll
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HostInfo) Reset() {
+	*x = HostInfo{}
+	mi := &file_espalier_v1_espalier_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HostInfo) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HostInfo) ProtoMessage() {}
+
+func (x *HostInfo) ProtoReflect() protoreflect.Message {
+	mi := &file_espalier_v1_espalier_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HostInfo.ProtoReflect.Descriptor instead.
+func (*HostInfo) Descriptor() ([]byte, []int) {
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *HostInfo) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *HostInfo) GetList() *HostList {
+	if x != nil {
+		return x.List
+	}
+	return nil
+}
+
+func (x *HostInfo) GetSeenMs() uint64 {
+	if x != nil {
+		return x.SeenMs
+	}
+	return 0
+}
+
+func (x *HostInfo) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *HostInfo) GetSets() []*HostSet {
+	if x != nil {
+		return x.Sets
+	}
+	return nil
+}
+
+func (x *HostInfo) GetListVersion() uint64 {
+	if x != nil {
+		return x.ListVersion
+	}
+	return 0
+}
+
+func (x *HostInfo) GetListState() HostInfo_ListState {
+	if x != nil {
+		return x.ListState
+	}
+	return HostInfo_LIST_STATE_UNSPECIFIED
+}
+
+func (x *HostInfo) GetReport() *HostReport {
+	if x != nil {
+		return x.Report
+	}
+	return nil
+}
+
+func (x *HostInfo) GetNextPollMs() uint32 {
+	if x != nil {
+		return x.NextPollMs
+	}
+	return 0
+}
+
+func (x *HostInfo) GetPace() string {
+	if x != nil {
+		return x.Pace
+	}
+	return ""
+}
+
+func (x *HostInfo) GetState() HostInfo_State {
+	if x != nil {
+		return x.State
+	}
+	return HostInfo_STATE_UNSPECIFIED
+}
+
+func (x *HostInfo) GetAgeMs() uint64 {
+	if x != nil {
+		return x.AgeMs
+	}
+	return 0
+}
+
+// HostSet is a set as a host holds it.
+type HostSet struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Number        uint64                 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`   // 0: nothing yet
+	Epoch         uint64                 `protobuf:"fixed64,3,opt,name=epoch,proto3" json:"epoch,omitempty"`    // the first 8 bytes, big endian
+	Root          uint64                 `protobuf:"fixed64,4,opt,name=root,proto3" json:"root,omitempty"`      // likewise
+	Gone          bool                   `protobuf:"varint,5,opt,name=gone,proto3" json:"gone,omitempty"`       // it is lost or damaged there
+	Current       bool                   `protobuf:"varint,6,opt,name=current,proto3" json:"current,omitempty"` // it is what the server has
+	Head          uint64                 `protobuf:"varint,7,opt,name=head,proto3" json:"head,omitempty"`       // the number that the server is at; 0: it has no such set
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HostSet) Reset() {
+	*x = HostSet{}
+	mi := &file_espalier_v1_espalier_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HostSet) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HostSet) ProtoMessage() {}
+
+func (x *HostSet) ProtoReflect() protoreflect.Message {
+	mi := &file_espalier_v1_espalier_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HostSet.ProtoReflect.Descriptor instead.
+func (*HostSet) Descriptor() ([]byte, []int) {
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *HostSet) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *HostSet) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *HostSet) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *HostSet) GetRoot() uint64 {
+	if x != nil {
+		return x.Root
+	}
+	return 0
+}
+
+func (x *HostSet) GetGone() bool {
+	if x != nil {
+		return x.Gone
+	}
+	return false
+}
+
+func (x *HostSet) GetCurrent() bool {
+	if x != nil {
+		return x.Current
+	}
+	return false
+}
+
+func (x *HostSet) GetHead() uint64 {
+	if x != nil {
+		return x.Head
+	}
+	return 0
+}
+
+type SetListRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Host          string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	Sets          []string               `protobuf:"bytes,2,rep,name=sets,proto3" json:"sets,omitempty"`
+	MaxDelete     *DeleteLimit           `protobuf:"bytes,3,opt,name=max_delete,json=maxDelete,proto3" json:"max_delete,omitempty"` // of the objects of all sets on the list before; no prefix; absent: no limit
+	DryRun        bool                   `protobuf:"varint,4,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	Why           string                 `protobuf:"bytes,5,opt,name=why,proto3" json:"why,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetListRequest) Reset() {
+	*x = SetListRequest{}
+	mi := &file_espalier_v1_espalier_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetListRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetListRequest) ProtoMessage() {}
+
+func (x *SetListRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_espalier_v1_espalier_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetListRequest.ProtoReflect.Descriptor instead.
+func (*SetListRequest) Descriptor() ([]byte, []int) {
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *SetListRequest) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *SetListRequest) GetSets() []string {
+	if x != nil {
+		return x.Sets
+	}
+	return nil
+}
+
+func (x *SetListRequest) GetMaxDelete() *DeleteLimit {
+	if x != nil {
+		return x.MaxDelete
+	}
+	return nil
+}
+
+func (x *SetListRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *SetListRequest) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+type SetListResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	List          *HostList              `protobuf:"bytes,1,opt,name=list,proto3" json:"list,omitempty"`        // after a dry run: as it would be
+	Deleted       uint64                 `protobuf:"varint,2,opt,name=deleted,proto3" json:"deleted,omitempty"` // objects of the sets that leave
+	Objects       uint64                 `protobuf:"varint,3,opt,name=objects,proto3" json:"objects,omitempty"` // of the sets on the list before
+	Refused       string                 `protobuf:"bytes,4,opt,name=refused,proto3" json:"refused,omitempty"`  // why what a dry run tried would be refused
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetListResponse) Reset() {
+	*x = SetListResponse{}
+	mi := &file_espalier_v1_espalier_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetListResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetListResponse) ProtoMessage() {}
+
+func (x *SetListResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_espalier_v1_espalier_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetListResponse.ProtoReflect.Descriptor instead.
+func (*SetListResponse) Descriptor() ([]byte, []int) {
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *SetListResponse) GetList() *HostList {
+	if x != nil {
+		return x.List
+	}
+	return nil
+}
+
+func (x *SetListResponse) GetDeleted() uint64 {
+	if x != nil {
+		return x.Deleted
+	}
+	return 0
+}
+
+func (x *SetListResponse) GetObjects() uint64 {
+	if x != nil {
+		return x.Objects
+	}
+	return 0
+}
+
+func (x *SetListResponse) GetRefused() string {
+	if x != nil {
+		return x.Refused
+	}
+	return ""
+}
+
 type EnrollRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Secret        []byte                 `protobuf:"bytes,1,opt,name=secret,proto3" json:"secret,omitempty"`   // of the token
@@ -2675,7 +3578,7 @@ type EnrollRequest struct {
 
 func (x *EnrollRequest) Reset() {
 	*x = EnrollRequest{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[41]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2687,7 +3590,7 @@ func (x *EnrollRequest) String() string {
 func (*EnrollRequest) ProtoMessage() {}
 
 func (x *EnrollRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[41]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2700,7 +3603,7 @@ func (x *EnrollRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrollRequest.ProtoReflect.Descriptor instead.
 func (*EnrollRequest) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{41}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *EnrollRequest) GetSecret() []byte {
@@ -2727,7 +3630,7 @@ type EnrollResponse struct {
 
 func (x *EnrollResponse) Reset() {
 	*x = EnrollResponse{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[42]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2739,7 +3642,7 @@ func (x *EnrollResponse) String() string {
 func (*EnrollResponse) ProtoMessage() {}
 
 func (x *EnrollResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[42]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2752,7 +3655,7 @@ func (x *EnrollResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrollResponse.ProtoReflect.Descriptor instead.
 func (*EnrollResponse) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{42}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *EnrollResponse) GetCertificate() []byte {
@@ -2778,7 +3681,7 @@ type RenewCertificateRequest struct {
 
 func (x *RenewCertificateRequest) Reset() {
 	*x = RenewCertificateRequest{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[43]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2790,7 +3693,7 @@ func (x *RenewCertificateRequest) String() string {
 func (*RenewCertificateRequest) ProtoMessage() {}
 
 func (x *RenewCertificateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[43]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2803,7 +3706,7 @@ func (x *RenewCertificateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewCertificateRequest.ProtoReflect.Descriptor instead.
 func (*RenewCertificateRequest) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{43}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *RenewCertificateRequest) GetRequest() []byte {
@@ -2823,7 +3726,7 @@ type RenewCertificateResponse struct {
 
 func (x *RenewCertificateResponse) Reset() {
 	*x = RenewCertificateResponse{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[44]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2835,7 +3738,7 @@ func (x *RenewCertificateResponse) String() string {
 func (*RenewCertificateResponse) ProtoMessage() {}
 
 func (x *RenewCertificateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[44]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2848,7 +3751,7 @@ func (x *RenewCertificateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewCertificateResponse.ProtoReflect.Descriptor instead.
 func (*RenewCertificateResponse) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{44}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *RenewCertificateResponse) GetCertificate() []byte {
@@ -2877,7 +3780,7 @@ type CreateTokenRequest struct {
 
 func (x *CreateTokenRequest) Reset() {
 	*x = CreateTokenRequest{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[45]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2889,7 +3792,7 @@ func (x *CreateTokenRequest) String() string {
 func (*CreateTokenRequest) ProtoMessage() {}
 
 func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[45]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2902,7 +3805,7 @@ func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{45}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *CreateTokenRequest) GetRole() string {
@@ -2943,7 +3846,7 @@ type CreateTokenResponse struct {
 
 func (x *CreateTokenResponse) Reset() {
 	*x = CreateTokenResponse{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[46]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2955,7 +3858,7 @@ func (x *CreateTokenResponse) String() string {
 func (*CreateTokenResponse) ProtoMessage() {}
 
 func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[46]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2968,7 +3871,7 @@ func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateTokenResponse) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{46}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *CreateTokenResponse) GetSecret() []byte {
@@ -2996,7 +3899,7 @@ type RevokeRequest struct {
 
 func (x *RevokeRequest) Reset() {
 	*x = RevokeRequest{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[47]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3008,7 +3911,7 @@ func (x *RevokeRequest) String() string {
 func (*RevokeRequest) ProtoMessage() {}
 
 func (x *RevokeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[47]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3021,7 +3924,7 @@ func (x *RevokeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeRequest.ProtoReflect.Descriptor instead.
 func (*RevokeRequest) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{47}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *RevokeRequest) GetRole() string {
@@ -3054,7 +3957,7 @@ type RevokeResponse struct {
 
 func (x *RevokeResponse) Reset() {
 	*x = RevokeResponse{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[48]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3066,7 +3969,7 @@ func (x *RevokeResponse) String() string {
 func (*RevokeResponse) ProtoMessage() {}
 
 func (x *RevokeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[48]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3079,7 +3982,7 @@ func (x *RevokeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeResponse.ProtoReflect.Descriptor instead.
 func (*RevokeResponse) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{48}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *RevokeResponse) GetConnections() uint32 {
@@ -3099,7 +4002,7 @@ type AuditRequest struct {
 
 func (x *AuditRequest) Reset() {
 	*x = AuditRequest{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[49]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3111,7 +4014,7 @@ func (x *AuditRequest) String() string {
 func (*AuditRequest) ProtoMessage() {}
 
 func (x *AuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[49]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3124,7 +4027,7 @@ func (x *AuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditRequest.ProtoReflect.Descriptor instead.
 func (*AuditRequest) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{49}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *AuditRequest) GetAfter() uint64 {
@@ -3150,7 +4053,7 @@ type AuditResponse struct {
 
 func (x *AuditResponse) Reset() {
 	*x = AuditResponse{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[50]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3162,7 +4065,7 @@ func (x *AuditResponse) String() string {
 func (*AuditResponse) ProtoMessage() {}
 
 func (x *AuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[50]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3175,7 +4078,7 @@ func (x *AuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditResponse.ProtoReflect.Descriptor instead.
 func (*AuditResponse) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{50}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *AuditResponse) GetRecords() [][]byte {
@@ -3198,19 +4101,39 @@ const file_espalier_v1_espalier_proto_rawDesc = "" +
 	"\x04root\x18\x02 \x01(\fR\x04root\x12\x18\n" +
 	"\aobjects\x18\x03 \x01(\x04R\aobjects\x12\x14\n" +
 	"\x05bytes\x18\x04 \x01(\x04R\x05bytes\x12/\n" +
-	"\alineage\x18\x05 \x03(\v2\x15.espalier.v1.PositionR\alineage\"7\n" +
+	"\alineage\x18\x05 \x03(\v2\x15.espalier.v1.PositionR\alineage\"\xbe\x01\n" +
 	"\vPollRequest\x12(\n" +
-	"\x04sets\x18\x01 \x03(\v2\x14.espalier.v1.HeldSetR\x04sets\"s\n" +
+	"\x04sets\x18\x01 \x03(\v2\x14.espalier.v1.HeldSetR\x04sets\x12\x12\n" +
+	"\x04host\x18\x02 \x01(\tR\x04host\x12!\n" +
+	"\flist_version\x18\x03 \x01(\x04R\vlistVersion\x12\x1d\n" +
+	"\n" +
+	"list_check\x18\x04 \x01(\x06R\tlistCheck\x12/\n" +
+	"\x06report\x18\x05 \x01(\v2\x17.espalier.v1.HostReportR\x06report\"h\n" +
+	"\n" +
+	"HostReport\x12\x14\n" +
+	"\x05agent\x18\x01 \x01(\tR\x05agent\x120\n" +
+	"\bproblems\x18\x02 \x03(\v2\x14.espalier.v1.ProblemR\bproblems\x12\x12\n" +
+	"\x04more\x18\x03 \x01(\rR\x04more\"I\n" +
+	"\aProblem\x12\x10\n" +
+	"\x03set\x18\x01 \x01(\tR\x03set\x12\x12\n" +
+	"\x04text\x18\x02 \x01(\tR\x04text\x12\x18\n" +
+	"\arefused\x18\x03 \x01(\bR\arefused\"L\n" +
+	"\bHostList\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x12\n" +
+	"\x04sets\x18\x02 \x03(\tR\x04sets\x12\x12\n" +
+	"\x04left\x18\x03 \x03(\tR\x04left\"s\n" +
 	"\aHeldSet\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x06R\x05epoch\x12\x16\n" +
 	"\x06number\x18\x03 \x01(\x04R\x06number\x12\x12\n" +
 	"\x04root\x18\x04 \x01(\x06R\x04root\x12\x12\n" +
-	"\x04gone\x18\x05 \x01(\bR\x04gone\"\\\n" +
+	"\x04gone\x18\x05 \x01(\bR\x04gone\"\x9b\x01\n" +
 	"\fPollResponse\x12 \n" +
 	"\fnext_poll_ms\x18\x01 \x01(\rR\n" +
 	"nextPollMs\x12*\n" +
-	"\x04sets\x18\x02 \x03(\v2\x16.espalier.v1.SetAnswerR\x04sets\"\xb3\x02\n" +
+	"\x04sets\x18\x02 \x03(\v2\x16.espalier.v1.SetAnswerR\x04sets\x12)\n" +
+	"\x04list\x18\x03 \x01(\v2\x15.espalier.v1.HostListR\x04list\x12\x12\n" +
+	"\x04tell\x18\x04 \x01(\bR\x04tell\"\xb3\x02\n" +
 	"\tSetAnswer\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\rR\x05index\x125\n" +
 	"\x06status\x18\x02 \x01(\x0e2\x1d.espalier.v1.SetAnswer.StatusR\x06status\x12\x16\n" +
@@ -3364,7 +4287,65 @@ const file_espalier_v1_espalier_proto_rawDesc = "" +
 	"\vCheckReport\x12%\n" +
 	"\x04head\x18\x01 \x01(\v2\x11.espalier.v1.HeadR\x04head\x12\x1a\n" +
 	"\bproblems\x18\x02 \x01(\x04R\bproblems\x12\x18\n" +
-	"\adetails\x18\x03 \x03(\tR\adetails\"A\n" +
+	"\adetails\x18\x03 \x03(\tR\adetails\">\n" +
+	"\x10ListHostsRequest\x12\x14\n" +
+	"\x05after\x18\x01 \x01(\tR\x05after\x12\x14\n" +
+	"\x05limit\x18\x02 \x01(\rR\x05limit\"T\n" +
+	"\x11ListHostsResponse\x12+\n" +
+	"\x05hosts\x18\x01 \x03(\v2\x15.espalier.v1.HostInfoR\x05hosts\x12\x12\n" +
+	"\x04more\x18\x02 \x01(\bR\x04more\"$\n" +
+	"\x0eGetHostRequest\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\"<\n" +
+	"\x0fGetHostResponse\x12)\n" +
+	"\x04host\x18\x01 \x01(\v2\x15.espalier.v1.HostInfoR\x04host\"\xa6\x05\n" +
+	"\bHostInfo\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12)\n" +
+	"\x04list\x18\x02 \x01(\v2\x15.espalier.v1.HostListR\x04list\x12\x17\n" +
+	"\aseen_ms\x18\x03 \x01(\x04R\x06seenMs\x12\x18\n" +
+	"\aaddress\x18\x04 \x01(\tR\aaddress\x12(\n" +
+	"\x04sets\x18\x05 \x03(\v2\x14.espalier.v1.HostSetR\x04sets\x12!\n" +
+	"\flist_version\x18\x06 \x01(\x04R\vlistVersion\x12>\n" +
+	"\n" +
+	"list_state\x18\a \x01(\x0e2\x1f.espalier.v1.HostInfo.ListStateR\tlistState\x12/\n" +
+	"\x06report\x18\b \x01(\v2\x17.espalier.v1.HostReportR\x06report\x12 \n" +
+	"\fnext_poll_ms\x18\t \x01(\rR\n" +
+	"nextPollMs\x12\x12\n" +
+	"\x04pace\x18\n" +
+	" \x01(\tR\x04pace\x121\n" +
+	"\x05state\x18\v \x01(\x0e2\x1b.espalier.v1.HostInfo.StateR\x05state\x12\x15\n" +
+	"\x06age_ms\x18\f \x01(\x04R\x05ageMs\"}\n" +
+	"\x05State\x12\x15\n" +
+	"\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n" +
+	"\rSTATE_IN_STEP\x10\x01\x12\x10\n" +
+	"\fSTATE_BEHIND\x10\x02\x12\x12\n" +
+	"\x0eSTATE_TROUBLED\x10\x03\x12\x12\n" +
+	"\x0eSTATE_REFUSING\x10\x04\x12\x10\n" +
+	"\fSTATE_SILENT\x10\x05\"k\n" +
+	"\tListState\x12\x1a\n" +
+	"\x16LIST_STATE_UNSPECIFIED\x10\x00\x12\x15\n" +
+	"\x11LIST_STATE_BEHIND\x10\x01\x12\x14\n" +
+	"\x10LIST_STATE_AHEAD\x10\x02\x12\x15\n" +
+	"\x11LIST_STATE_FORKED\x10\x03\"\xa1\x01\n" +
+	"\aHostSet\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06number\x18\x02 \x01(\x04R\x06number\x12\x14\n" +
+	"\x05epoch\x18\x03 \x01(\x06R\x05epoch\x12\x12\n" +
+	"\x04root\x18\x04 \x01(\x06R\x04root\x12\x12\n" +
+	"\x04gone\x18\x05 \x01(\bR\x04gone\x12\x18\n" +
+	"\acurrent\x18\x06 \x01(\bR\acurrent\x12\x12\n" +
+	"\x04head\x18\a \x01(\x04R\x04head\"\x9c\x01\n" +
+	"\x0eSetListRequest\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\x12\x12\n" +
+	"\x04sets\x18\x02 \x03(\tR\x04sets\x127\n" +
+	"\n" +
+	"max_delete\x18\x03 \x01(\v2\x18.espalier.v1.DeleteLimitR\tmaxDelete\x12\x17\n" +
+	"\adry_run\x18\x04 \x01(\bR\x06dryRun\x12\x10\n" +
+	"\x03why\x18\x05 \x01(\tR\x03why\"\x8a\x01\n" +
+	"\x0fSetListResponse\x12)\n" +
+	"\x04list\x18\x01 \x01(\v2\x15.espalier.v1.HostListR\x04list\x12\x18\n" +
+	"\adeleted\x18\x02 \x01(\x04R\adeleted\x12\x18\n" +
+	"\aobjects\x18\x03 \x01(\x04R\aobjects\x12\x18\n" +
+	"\arefused\x18\x04 \x01(\tR\arefused\"A\n" +
 	"\rEnrollRequest\x12\x16\n" +
 	"\x06secret\x18\x01 \x01(\fR\x06secret\x12\x18\n" +
 	"\arequest\x18\x02 \x01(\fR\arequest\"P\n" +
@@ -3416,7 +4397,11 @@ const file_espalier_v1_espalier_proto_rawDesc = "" +
 	"\tDeleteSet\x12\x1d.espalier.v1.DeleteSetRequest\x1a\x1e.espalier.v1.DeleteSetResponse\x12>\n" +
 	"\x05Renew\x12\x19.espalier.v1.RenewRequest\x1a\x1a.espalier.v1.RenewResponse\x12D\n" +
 	"\aCompact\x12\x1b.espalier.v1.CompactRequest\x1a\x1c.espalier.v1.CompactResponse\x12@\n" +
-	"\x05Check\x12\x19.espalier.v1.CheckRequest\x1a\x1a.espalier.v1.CheckResponse0\x012\x89\x03\n" +
+	"\x05Check\x12\x19.espalier.v1.CheckRequest\x1a\x1a.espalier.v1.CheckResponse0\x012\xe6\x01\n" +
+	"\fFleetService\x12J\n" +
+	"\tListHosts\x12\x1d.espalier.v1.ListHostsRequest\x1a\x1e.espalier.v1.ListHostsResponse\x12D\n" +
+	"\aGetHost\x12\x1b.espalier.v1.GetHostRequest\x1a\x1c.espalier.v1.GetHostResponse\x12D\n" +
+	"\aSetList\x12\x1b.espalier.v1.SetListRequest\x1a\x1c.espalier.v1.SetListResponse2\x89\x03\n" +
 	"\fTrustService\x12A\n" +
 	"\x06Enroll\x12\x1a.espalier.v1.EnrollRequest\x1a\x1b.espalier.v1.EnrollResponse\x12_\n" +
 	"\x10RenewCertificate\x12$.espalier.v1.RenewCertificateRequest\x1a%.espalier.v1.RenewCertificateResponse\x12P\n" +
@@ -3436,138 +4421,169 @@ func file_espalier_v1_espalier_proto_rawDescGZIP() []byte {
 	return file_espalier_v1_espalier_proto_rawDescData
 }
 
-var file_espalier_v1_espalier_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_espalier_v1_espalier_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
+var file_espalier_v1_espalier_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_espalier_v1_espalier_proto_msgTypes = make([]protoimpl.MessageInfo, 62)
 var file_espalier_v1_espalier_proto_goTypes = []any{
 	(PullMode)(0),                    // 0: espalier.v1.PullMode
 	(SetAnswer_Status)(0),            // 1: espalier.v1.SetAnswer.Status
-	(*Position)(nil),                 // 2: espalier.v1.Position
-	(*Head)(nil),                     // 3: espalier.v1.Head
-	(*PollRequest)(nil),              // 4: espalier.v1.PollRequest
-	(*HeldSet)(nil),                  // 5: espalier.v1.HeldSet
-	(*PollResponse)(nil),             // 6: espalier.v1.PollResponse
-	(*SetAnswer)(nil),                // 7: espalier.v1.SetAnswer
-	(*PullRequest)(nil),              // 8: espalier.v1.PullRequest
-	(*PullOpen)(nil),                 // 9: espalier.v1.PullOpen
-	(*PullResponse)(nil),             // 10: espalier.v1.PullResponse
-	(*PullBegin)(nil),                // 11: espalier.v1.PullBegin
-	(*PullDigests)(nil),              // 12: espalier.v1.PullDigests
-	(*PullBatch)(nil),                // 13: espalier.v1.PullBatch
-	(*PullEnd)(nil),                  // 14: espalier.v1.PullEnd
-	(*ListSetsRequest)(nil),          // 15: espalier.v1.ListSetsRequest
-	(*ListSetsResponse)(nil),         // 16: espalier.v1.ListSetsResponse
-	(*SetInfo)(nil),                  // 17: espalier.v1.SetInfo
-	(*GetHeadRequest)(nil),           // 18: espalier.v1.GetHeadRequest
-	(*GetHeadResponse)(nil),          // 19: espalier.v1.GetHeadResponse
-	(*LogRequest)(nil),               // 20: espalier.v1.LogRequest
-	(*LogResponse)(nil),              // 21: espalier.v1.LogResponse
-	(*LogEntry)(nil),                 // 22: espalier.v1.LogEntry
-	(*GetObjectRequest)(nil),         // 23: espalier.v1.GetObjectRequest
-	(*GetObjectResponse)(nil),        // 24: espalier.v1.GetObjectResponse
-	(*ListObjectsRequest)(nil),       // 25: espalier.v1.ListObjectsRequest
-	(*ListObjectsResponse)(nil),      // 26: espalier.v1.ListObjectsResponse
-	(*MatchRequest)(nil),             // 27: espalier.v1.MatchRequest
-	(*MatchResponse)(nil),            // 28: espalier.v1.MatchResponse
-	(*CommitRequest)(nil),            // 29: espalier.v1.CommitRequest
-	(*CommitTerms)(nil),              // 30: espalier.v1.CommitTerms
-	(*Restore)(nil),                  // 31: espalier.v1.Restore
-	(*DeleteLimit)(nil),              // 32: espalier.v1.DeleteLimit
-	(*CommitResponse)(nil),           // 33: espalier.v1.CommitResponse
-	(*DeleteSetRequest)(nil),         // 34: espalier.v1.DeleteSetRequest
-	(*DeleteSetResponse)(nil),        // 35: espalier.v1.DeleteSetResponse
-	(*RenewRequest)(nil),             // 36: espalier.v1.RenewRequest
-	(*RenewResponse)(nil),            // 37: espalier.v1.RenewResponse
-	(*CompactRequest)(nil),           // 38: espalier.v1.CompactRequest
-	(*CompactResponse)(nil),          // 39: espalier.v1.CompactResponse
-	(*CheckRequest)(nil),             // 40: espalier.v1.CheckRequest
-	(*CheckResponse)(nil),            // 41: espalier.v1.CheckResponse
-	(*CheckReport)(nil),              // 42: espalier.v1.CheckReport
-	(*EnrollRequest)(nil),            // 43: espalier.v1.EnrollRequest
-	(*EnrollResponse)(nil),           // 44: espalier.v1.EnrollResponse
-	(*RenewCertificateRequest)(nil),  // 45: espalier.v1.RenewCertificateRequest
-	(*RenewCertificateResponse)(nil), // 46: espalier.v1.RenewCertificateResponse
-	(*CreateTokenRequest)(nil),       // 47: espalier.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),      // 48: espalier.v1.CreateTokenResponse
-	(*RevokeRequest)(nil),            // 49: espalier.v1.RevokeRequest
-	(*RevokeResponse)(nil),           // 50: espalier.v1.RevokeResponse
-	(*AuditRequest)(nil),             // 51: espalier.v1.AuditRequest
-	(*AuditResponse)(nil),            // 52: espalier.v1.AuditResponse
+	(HostInfo_State)(0),              // 2: espalier.v1.HostInfo.State
+	(HostInfo_ListState)(0),          // 3: espalier.v1.HostInfo.ListState
+	(*Position)(nil),                 // 4: espalier.v1.Position
+	(*Head)(nil),                     // 5: espalier.v1.Head
+	(*PollRequest)(nil),              // 6: espalier.v1.PollRequest
+	(*HostReport)(nil),               // 7: espalier.v1.HostReport
+	(*Problem)(nil),                  // 8: espalier.v1.Problem
+	(*HostList)(nil),                 // 9: espalier.v1.HostList
+	(*HeldSet)(nil),                  // 10: espalier.v1.HeldSet
+	(*PollResponse)(nil),             // 11: espalier.v1.PollResponse
+	(*SetAnswer)(nil),                // 12: espalier.v1.SetAnswer
+	(*PullRequest)(nil),              // 13: espalier.v1.PullRequest
+	(*PullOpen)(nil),                 // 14: espalier.v1.PullOpen
+	(*PullResponse)(nil),             // 15: espalier.v1.PullResponse
+	(*PullBegin)(nil),                // 16: espalier.v1.PullBegin
+	(*PullDigests)(nil),              // 17: espalier.v1.PullDigests
+	(*PullBatch)(nil),                // 18: espalier.v1.PullBatch
+	(*PullEnd)(nil),                  // 19: espalier.v1.PullEnd
+	(*ListSetsRequest)(nil),          // 20: espalier.v1.ListSetsRequest
+	(*ListSetsResponse)(nil),         // 21: espalier.v1.ListSetsResponse
+	(*SetInfo)(nil),                  // 22: espalier.v1.SetInfo
+	(*GetHeadRequest)(nil),           // 23: espalier.v1.GetHeadRequest
+	(*GetHeadResponse)(nil),          // 24: espalier.v1.GetHeadResponse
+	(*LogRequest)(nil),               // 25: espalier.v1.LogRequest
+	(*LogResponse)(nil),              // 26: espalier.v1.LogResponse
+	(*LogEntry)(nil),                 // 27: espalier.v1.LogEntry
+	(*GetObjectRequest)(nil),         // 28: espalier.v1.GetObjectRequest
+	(*GetObjectResponse)(nil),        // 29: espalier.v1.GetObjectResponse
+	(*ListObjectsRequest)(nil),       // 30: espalier.v1.ListObjectsRequest
+	(*ListObjectsResponse)(nil),      // 31: espalier.v1.ListObjectsResponse
+	(*MatchRequest)(nil),             // 32: espalier.v1.MatchRequest
+	(*MatchResponse)(nil),            // 33: espalier.v1.MatchResponse
+	(*CommitRequest)(nil),            // 34: espalier.v1.CommitRequest
+	(*CommitTerms)(nil),              // 35: espalier.v1.CommitTerms
+	(*Restore)(nil),                  // 36: espalier.v1.Restore
+	(*DeleteLimit)(nil),              // 37: espalier.v1.DeleteLimit
+	(*CommitResponse)(nil),           // 38: espalier.v1.CommitResponse
+	(*DeleteSetRequest)(nil),         // 39: espalier.v1.DeleteSetRequest
+	(*DeleteSetResponse)(nil),        // 40: espalier.v1.DeleteSetResponse
+	(*RenewRequest)(nil),             // 41: espalier.v1.RenewRequest
+	(*RenewResponse)(nil),            // 42: espalier.v1.RenewResponse
+	(*CompactRequest)(nil),           // 43: espalier.v1.CompactRequest
+	(*CompactResponse)(nil),          // 44: espalier.v1.CompactResponse
+	(*CheckRequest)(nil),             // 45: espalier.v1.CheckRequest
+	(*CheckResponse)(nil),            // 46: espalier.v1.CheckResponse
+	(*CheckReport)(nil),              // 47: espalier.v1.CheckReport
+	(*ListHostsRequest)(nil),         // 48: espalier.v1.ListHostsRequest
+	(*ListHostsResponse)(nil),        // 49: espalier.v1.ListHostsResponse
+	(*GetHostRequest)(nil),           // 50: espalier.v1.GetHostRequest
+	(*GetHostResponse)(nil),          // 51: espalier.v1.GetHostResponse
+	(*HostInfo)(nil),                 // 52: espalier.v1.HostInfo
+	(*HostSet)(nil),                  // 53: espalier.v1.HostSet
+	(*SetListRequest)(nil),           // 54: espalier.v1.SetListRequest
+	(*SetListResponse)(nil),          // 55: espalier.v1.SetListResponse
+	(*EnrollRequest)(nil),            // 56: espalier.v1.EnrollRequest
+	(*EnrollResponse)(nil),           // 57: espalier.v1.EnrollResponse
+	(*RenewCertificateRequest)(nil),  // 58: espalier.v1.RenewCertificateRequest
+	(*RenewCertificateResponse)(nil), // 59: espalier.v1.RenewCertificateResponse
+	(*CreateTokenRequest)(nil),       // 60: espalier.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),      // 61: espalier.v1.CreateTokenResponse
+	(*RevokeRequest)(nil),            // 62: espalier.v1.RevokeRequest
+	(*RevokeResponse)(nil),           // 63: espalier.v1.RevokeResponse
+	(*AuditRequest)(nil),             // 64: espalier.v1.AuditRequest
+	(*AuditResponse)(nil),            // 65: espalier.v1.AuditResponse
 }
 var file_espalier_v1_espalier_proto_depIdxs = []int32{
-	2,  // 0: espalier.v1.Head.position:type_name -> espalier.v1.Position
-	2,  // 1: espalier.v1.Head.lineage:type_name -> espalier.v1.Position
-	5,  // 2: espalier.v1.PollRequest.sets:type_name -> espalier.v1.HeldSet
-	7,  // 3: espalier.v1.PollResponse.sets:type_name -> espalier.v1.SetAnswer
-	1,  // 4: espalier.v1.SetAnswer.status:type_name -> espalier.v1.SetAnswer.Status
-	3,  // 5: espalier.v1.SetAnswer.head:type_name -> espalier.v1.Head
-	9,  // 6: espalier.v1.PullRequest.open:type_name -> espalier.v1.PullOpen
-	0,  // 7: espalier.v1.PullOpen.mode:type_name -> espalier.v1.PullMode
-	2,  // 8: espalier.v1.PullOpen.position:type_name -> espalier.v1.Position
-	11, // 9: espalier.v1.PullResponse.begin:type_name -> espalier.v1.PullBegin
-	12, // 10: espalier.v1.PullResponse.digests:type_name -> espalier.v1.PullDigests
-	13, // 11: espalier.v1.PullResponse.batch:type_name -> espalier.v1.PullBatch
-	14, // 12: espalier.v1.PullResponse.end:type_name -> espalier.v1.PullEnd
-	0,  // 13: espalier.v1.PullBegin.mode:type_name -> espalier.v1.PullMode
-	3,  // 14: espalier.v1.PullBegin.head:type_name -> espalier.v1.Head
-	3,  // 15: espalier.v1.PullEnd.head:type_name -> espalier.v1.Head
-	17, // 16: espalier.v1.ListSetsResponse.sets:type_name -> espalier.v1.SetInfo
-	3,  // 17: espalier.v1.SetInfo.head:type_name -> espalier.v1.Head
-	3,  // 18: espalier.v1.GetHeadResponse.head:type_name -> espalier.v1.Head
-	22, // 19: espalier.v1.LogResponse.entries:type_name -> espalier.v1.LogEntry
-	2,  // 20: espalier.v1.LogEntry.position:type_name -> espalier.v1.Position
-	30, // 21: espalier.v1.CommitRequest.terms:type_name -> espalier.v1.CommitTerms
-	2,  // 22: espalier.v1.CommitTerms.expect:type_name -> espalier.v1.Position
-	32, // 23: espalier.v1.CommitTerms.max_delete:type_name -> espalier.v1.DeleteLimit
-	31, // 24: espalier.v1.CommitTerms.restore:type_name -> espalier.v1.Restore
-	2,  // 25: espalier.v1.Restore.known:type_name -> espalier.v1.Position
-	3,  // 26: espalier.v1.CommitResponse.head:type_name -> espalier.v1.Head
-	3,  // 27: espalier.v1.CommitResponse.replaced:type_name -> espalier.v1.Head
-	2,  // 28: espalier.v1.DeleteSetRequest.expect:type_name -> espalier.v1.Position
-	3,  // 29: espalier.v1.DeleteSetResponse.head:type_name -> espalier.v1.Head
-	3,  // 30: espalier.v1.RenewResponse.head:type_name -> espalier.v1.Head
-	42, // 31: espalier.v1.CheckResponse.report:type_name -> espalier.v1.CheckReport
-	3,  // 32: espalier.v1.CheckReport.head:type_name -> espalier.v1.Head
-	4,  // 33: espalier.v1.SyncService.Poll:input_type -> espalier.v1.PollRequest
-	8,  // 34: espalier.v1.SyncService.Pull:input_type -> espalier.v1.PullRequest
-	15, // 35: espalier.v1.OperatorService.ListSets:input_type -> espalier.v1.ListSetsRequest
-	18, // 36: espalier.v1.OperatorService.GetHead:input_type -> espalier.v1.GetHeadRequest
-	20, // 37: espalier.v1.OperatorService.Log:input_type -> espalier.v1.LogRequest
-	23, // 38: espalier.v1.OperatorService.GetObject:input_type -> espalier.v1.GetObjectRequest
-	25, // 39: espalier.v1.OperatorService.ListObjects:input_type -> espalier.v1.ListObjectsRequest
-	27, // 40: espalier.v1.OperatorService.Match:input_type -> espalier.v1.MatchRequest
-	29, // 41: espalier.v1.OperatorService.Commit:input_type -> espalier.v1.CommitRequest
-	34, // 42: espalier.v1.OperatorService.DeleteSet:input_type -> espalier.v1.DeleteSetRequest
-	36, // 43: espalier.v1.OperatorService.Renew:input_type -> espalier.v1.RenewRequest
-	38, // 44: espalier.v1.OperatorService.Compact:input_type -> espalier.v1.CompactRequest
-	40, // 45: espalier.v1.OperatorService.Check:input_type -> espalier.v1.CheckRequest
-	43, // 46: espalier.v1.TrustService.Enroll:input_type -> espalier.v1.EnrollRequest
-	45, // 47: espalier.v1.TrustService.RenewCertificate:input_type -> espalier.v1.RenewCertificateRequest
-	47, // 48: espalier.v1.TrustService.CreateToken:input_type -> espalier.v1.CreateTokenRequest
-	49, // 49: espalier.v1.TrustService.Revoke:input_type -> espalier.v1.RevokeRequest
-	51, // 50: espalier.v1.TrustService.Audit:input_type -> espalier.v1.AuditRequest
-	6,  // 51: espalier.v1.SyncService.Poll:output_type -> espalier.v1.PollResponse
-	10, // 52: espalier.v1.SyncService.Pull:output_type -> espalier.v1.PullResponse
-	16, // 53: espalier.v1.OperatorService.ListSets:output_type -> espalier.v1.ListSetsResponse
-	19, // 54: espalier.v1.OperatorService.GetHead:output_type -> espalier.v1.GetHeadResponse
-	21, // 55: espalier.v1.OperatorService.Log:output_type -> espalier.v1.LogResponse
-	24, // 56: espalier.v1.OperatorService.GetObject:output_type -> espalier.v1.GetObjectResponse
-	26, // 57: espalier.v1.OperatorService.ListObjects:output_type -> espalier.v1.ListObjectsResponse
-	28, // 58: espalier.v1.OperatorService.Match:output_type -> espalier.v1.MatchResponse
-	33, // 59: espalier.v1.OperatorService.Commit:output_type -> espalier.v1.CommitResponse
-	35, // 60: espalier.v1.OperatorService.DeleteSet:output_type -> espalier.v1.DeleteSetResponse
-	37, // 61: espalier.v1.OperatorService.Renew:output_type -> espalier.v1.RenewResponse
-	39, // 62: espalier.v1.OperatorService.Compact:output_type -> espalier.v1.CompactResponse
-	41, // 63: espalier.v1.OperatorService.Check:output_type -> espalier.v1.CheckResponse
-	44, // 64: espalier.v1.TrustService.Enroll:output_type -> espalier.v1.EnrollResponse
-	46, // 65: espalier.v1.TrustService.RenewCertificate:output_type -> espalier.v1.RenewCertificateResponse
-	48, // 66: espalier.v1.TrustService.CreateToken:output_type -> espalier.v1.CreateTokenResponse
-	50, // 67: espalier.v1.TrustService.Revoke:output_type -> espalier.v1.RevokeResponse
-	52, // 68: espalier.v1.TrustService.Audit:output_type -> espalier.v1.AuditResponse
-	51, // [51:69] is the sub-list for method output_type
-	33, // [33:51] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	4,  // 0: espalier.v1.Head.position:type_name -> espalier.v1.Position
+	4,  // 1: espalier.v1.Head.lineage:type_name -> espalier.v1.Position
+	10, // 2: espalier.v1.PollRequest.sets:type_name -> espalier.v1.HeldSet
+	7,  // 3: espalier.v1.PollRequest.report:type_name -> espalier.v1.HostReport
+	8,  // 4: espalier.v1.HostReport.problems:type_name -> espalier.v1.Problem
+	12, // 5: espalier.v1.PollResponse.sets:type_name -> espalier.v1.SetAnswer
+	9,  // 6: espalier.v1.PollResponse.list:type_name -> espalier.v1.HostList
+	1,  // 7: espalier.v1.SetAnswer.status:type_name -> espalier.v1.SetAnswer.Status
+	5,  // 8: espalier.v1.SetAnswer.head:type_name -> espalier.v1.Head
+	14, // 9: espalier.v1.PullRequest.open:type_name -> espalier.v1.PullOpen
+	0,  // 10: espalier.v1.PullOpen.mode:type_name -> espalier.v1.PullMode
+	4,  // 11: espalier.v1.PullOpen.position:type_name -> espalier.v1.Position
+	16, // 12: espalier.v1.PullResponse.begin:type_name -> espalier.v1.PullBegin
+	17, // 13: espalier.v1.PullResponse.digests:type_name -> espalier.v1.PullDigests
+	18, // 14: espalier.v1.PullResponse.batch:type_name -> espalier.v1.PullBatch
+	19, // 15: espalier.v1.PullResponse.end:type_name -> espalier.v1.PullEnd
+	0,  // 16: espalier.v1.PullBegin.mode:type_name -> espalier.v1.PullMode
+	5,  // 17: espalier.v1.PullBegin.head:type_name -> espalier.v1.Head
+	5,  // 18: espalier.v1.PullEnd.head:type_name -> espalier.v1.Head
+	22, // 19: espalier.v1.ListSetsResponse.sets:type_name -> espalier.v1.SetInfo
+	5,  // 20: espalier.v1.SetInfo.head:type_name -> espalier.v1.Head
+	5,  // 21: espalier.v1.GetHeadResponse.head:type_name -> espalier.v1.Head
+	27, // 22: espalier.v1.LogResponse.entries:type_name -> espalier.v1.LogEntry
+	4,  // 23: espalier.v1.LogEntry.position:type_name -> espalier.v1.Position
+	35, // 24: espalier.v1.CommitRequest.terms:type_name -> espalier.v1.CommitTerms
+	4,  // 25: espalier.v1.CommitTerms.expect:type_name -> espalier.v1.Position
+	37, // 26: espalier.v1.CommitTerms.max_delete:type_name -> espalier.v1.DeleteLimit
+	36, // 27: espalier.v1.CommitTerms.restore:type_name -> espalier.v1.Restore
+	4,  // 28: espalier.v1.Restore.known:type_name -> espalier.v1.Position
+	5,  // 29: espalier.v1.CommitResponse.head:type_name -> espalier.v1.Head
+	5,  // 30: espalier.v1.CommitResponse.replaced:type_name -> espalier.v1.Head
+	4,  // 31: espalier.v1.DeleteSetRequest.expect:type_name -> espalier.v1.Position
+	5,  // 32: espalier.v1.DeleteSetResponse.head:type_name -> espalier.v1.Head
+	5,  // 33: espalier.v1.RenewResponse.head:type_name -> espalier.v1.Head
+	47, // 34: espalier.v1.CheckResponse.report:type_name -> espalier.v1.CheckReport
+	5,  // 35: espalier.v1.CheckReport.head:type_name -> espalier.v1.Head
+	52, // 36: espalier.v1.ListHostsResponse.hosts:type_name -> espalier.v1.HostInfo
+	52, // 37: espalier.v1.GetHostResponse.host:type_name -> espalier.v1.HostInfo
+	9,  // 38: espalier.v1.HostInfo.list:type_name -> espalier.v1.HostList
+	53, // 39: espalier.v1.HostInfo.sets:type_name -> espalier.v1.HostSet
+	3,  // 40: espalier.v1.HostInfo.list_state:type_name -> espalier.v1.HostInfo.ListState
+	7,  // 41: espalier.v1.HostInfo.report:type_name -> espalier.v1.HostReport
+	2,  // 42: espalier.v1.HostInfo.state:type_name -> espalier.v1.HostInfo.State
+	37, // 43: espalier.v1.SetListRequest.max_delete:type_name -> espalier.v1.DeleteLimit
+	9,  // 44: espalier.v1.SetListResponse.list:type_name -> espalier.v1.HostList
+	6,  // 45: espalier.v1.SyncService.Poll:input_type -> espalier.v1.PollRequest
+	13, // 46: espalier.v1.SyncService.Pull:input_type -> espalier.v1.PullRequest
+	20, // 47: espalier.v1.OperatorService.ListSets:input_type -> espalier.v1.ListSetsRequest
+	23, // 48: espalier.v1.OperatorService.GetHead:input_type -> espalier.v1.GetHeadRequest
+	25, // 49: espalier.v1.OperatorService.Log:input_type -> espalier.v1.LogRequest
+	28, // 50: espalier.v1.OperatorService.GetObject:input_type -> espalier.v1.GetObjectRequest
+	30, // 51: espalier.v1.OperatorService.ListObjects:input_type -> espalier.v1.ListObjectsRequest
+	32, // 52: espalier.v1.OperatorService.Match:input_type -> espalier.v1.MatchRequest
+	34, // 53: espalier.v1.OperatorService.Commit:input_type -> espalier.v1.CommitRequest
+	39, // 54: espalier.v1.OperatorService.DeleteSet:input_type -> espalier.v1.DeleteSetRequest
+	41, // 55: espalier.v1.OperatorService.Renew:input_type -> espalier.v1.RenewRequest
+	43, // 56: espalier.v1.OperatorService.Compact:input_type -> espalier.v1.CompactRequest
+	45, // 57: espalier.v1.OperatorService.Check:input_type -> espalier.v1.CheckRequest
+	48, // 58: espalier.v1.FleetService.ListHosts:input_type -> espalier.v1.ListHostsRequest
+	50, // 59: espalier.v1.FleetService.GetHost:input_type -> espalier.v1.GetHostRequest
+	54, // 60: espalier.v1.FleetService.SetList:input_type -> espalier.v1.SetListRequest
+	56, // 61: espalier.v1.TrustService.Enroll:input_type -> espalier.v1.EnrollRequest
+	58, // 62: espalier.v1.TrustService.RenewCertificate:input_type -> espalier.v1.RenewCertificateRequest
+	60, // 63: espalier.v1.TrustService.CreateToken:input_type -> espalier.v1.CreateTokenRequest
+	62, // 64: espalier.v1.TrustService.Revoke:input_type -> espalier.v1.RevokeRequest
+	64, // 65: espalier.v1.TrustService.Audit:input_type -> espalier.v1.AuditRequest
+	11, // 66: espalier.v1.SyncService.Poll:output_type -> espalier.v1.PollResponse
+	15, // 67: espalier.v1.SyncService.Pull:output_type -> espalier.v1.PullResponse
+	21, // 68: espalier.v1.OperatorService.ListSets:output_type -> espalier.v1.ListSetsResponse
+	24, // 69: espalier.v1.OperatorService.GetHead:output_type -> espalier.v1.GetHeadResponse
+	26, // 70: espalier.v1.OperatorService.Log:output_type -> espalier.v1.LogResponse
+	29, // 71: espalier.v1.OperatorService.GetObject:output_type -> espalier.v1.GetObjectResponse
+	31, // 72: espalier.v1.OperatorService.ListObjects:output_type -> espalier.v1.ListObjectsResponse
+	33, // 73: espalier.v1.OperatorService.Match:output_type -> espalier.v1.MatchResponse
+	38, // 74: espalier.v1.OperatorService.Commit:output_type -> espalier.v1.CommitResponse
+	40, // 75: espalier.v1.OperatorService.DeleteSet:output_type -> espalier.v1.DeleteSetResponse
+	42, // 76: espalier.v1.OperatorService.Renew:output_type -> espalier.v1.RenewResponse
+	44, // 77: espalier.v1.OperatorService.Compact:output_type -> espalier.v1.CompactResponse
+	46, // 78: espalier.v1.OperatorService.Check:output_type -> espalier.v1.CheckResponse
+	49, // 79: espalier.v1.FleetService.ListHosts:output_type -> espalier.v1.ListHostsResponse
+	51, // 80: espalier.v1.FleetService.GetHost:output_type -> espalier.v1.GetHostResponse
+	55, // 81: espalier.v1.FleetService.SetList:output_type -> espalier.v1.SetListResponse
+	57, // 82: espalier.v1.TrustService.Enroll:output_type -> espalier.v1.EnrollResponse
+	59, // 83: espalier.v1.TrustService.RenewCertificate:output_type -> espalier.v1.RenewCertificateResponse
+	61, // 84: espalier.v1.TrustService.CreateToken:output_type -> espalier.v1.CreateTokenResponse
+	63, // 85: espalier.v1.TrustService.Revoke:output_type -> espalier.v1.RevokeResponse
+	65, // 86: espalier.v1.TrustService.Audit:output_type -> espalier.v1.AuditResponse
+	66, // [66:87] is the sub-list for method output_type
+	45, // [45:66] is the sub-list for method input_type
+	45, // [45:45] is the sub-list for extension type_name
+	45, // [45:45] is the sub-list for extension extendee
+	0,  // [0:45] is the sub-list for field type_name
 }
 
 func init() { file_espalier_v1_espalier_proto_init() }
@@ -3575,12 +4591,12 @@ func file_espalier_v1_espalier_proto_init() {
 	if File_espalier_v1_espalier_proto != nil {
 		return
 	}
-	file_espalier_v1_espalier_proto_msgTypes[6].OneofWrappers = []any{
+	file_espalier_v1_espalier_proto_msgTypes[9].OneofWrappers = []any{
 		(*PullRequest_Open)(nil),
 		(*PullRequest_Narrow)(nil),
 		(*PullRequest_Leaves)(nil),
 	}
-	file_espalier_v1_espalier_proto_msgTypes[8].OneofWrappers = []any{
+	file_espalier_v1_espalier_proto_msgTypes[11].OneofWrappers = []any{
 		(*PullResponse_Begin)(nil),
 		(*PullResponse_Digests)(nil),
 		(*PullResponse_Batch)(nil),
@@ -3591,10 +4607,10 @@ func file_espalier_v1_espalier_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_espalier_v1_espalier_proto_rawDesc), len(file_espalier_v1_espalier_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   51,
+			NumEnums:      4,
+			NumMessages:   62,
 			NumExtensions: 0,
-			NumServices:   3,
+			NumServices:   4,
 		},
 		GoTypes:           file_espalier_v1_espalier_proto_goTypes,
 		DependencyIndexes: file_espalier_v1_espalier_proto_depIdxs,

@@ -671,6 +671,192 @@ var OperatorService_ServiceDesc = grpc.ServiceDesc{
 }
 
 const (
+	FleetService_ListHosts_FullMethodName = "/espalier.v1.FleetService/ListHosts"
+	FleetService_GetHost_FullMethodName   = "/espalier.v1.FleetService/GetHost"
+	FleetService_SetList_FullMethodName   = "/espalier.v1.FleetService/SetList"
+)
+
+// FleetServiceClient is the client API for FleetService service.
+//
+// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// FleetService is about the hosts: what each is to mirror, and how it fares.
+type FleetServiceClient interface {
+	// ListHosts lists the hosts by name, a page at a time.
+	ListHosts(ctx context.Context, in *ListHostsRequest, opts ...grpc.CallOption) (*ListHostsResponse, error)
+	GetHost(ctx context.Context, in *GetHostRequest, opts ...grpc.CallOption) (*GetHostResponse, error)
+	// SetList says which sets a host is to mirror.
+	SetList(ctx context.Context, in *SetListRequest, opts ...grpc.CallOption) (*SetListResponse, error)
+}
+
+type fleetServiceClient struct {
+	cc grpc.ClientConnInterface
+}
+
+func NewFleetServiceClient(cc grpc.ClientConnInterface) FleetServiceClient {
+	return &fleetServiceClient{cc}
+}
+
+func (c *fleetServiceClient) ListHosts(ctx context.Context, in *ListHostsRequest, opts ...grpc.CallOption) (*ListHostsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListHostsResponse)
+	err := c.cc.Invoke(ctx, FleetService_ListHosts_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *fleetServiceClient) GetHost(ctx context.Context, in *GetHostRequest, opts ...grpc.CallOption) (*GetHostResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetHostResponse)
+	err := c.cc.Invoke(ctx, FleetService_GetHost_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *fleetServiceClient) SetList(ctx context.Context, in *SetListRequest, opts ...grpc.CallOption) (*SetListResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetListResponse)
+	err := c.cc.Invoke(ctx, FleetService_SetList_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// FleetServiceServer is the server API for FleetService service.
+// All implementations must embed UnimplementedFleetServiceServer
+// for forward compatibility.
+//
+// FleetService is about the hosts: what each is to mirror, and how it fares.
+type FleetServiceServer interface {
+	// ListHosts lists the hosts by name, a page at a time.
+	ListHosts(context.Context, *ListHostsRequest) (*ListHostsResponse, error)
+	GetHost(context.Context, *GetHostRequest) (*GetHostResponse, error)
+	// SetList says which sets a host is to mirror.
+	SetList(context.Context, *SetListRequest) (*SetListResponse, error)
+	mustEmbedUnimplementedFleetServiceServer()
+}
+
+// UnimplementedFleetServiceServer must be embedded to have
+// forward compatible implementations.
+//
+// NOTE: this should be embedded by value instead of pointer to avoid a nil
+// pointer dereference when methods are called.
+type UnimplementedFleetServiceServer struct{}
+
+func (UnimplementedFleetServiceServer) ListHosts(context.Context, *ListHostsRequest) (*ListHostsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListHosts not implemented")
+}
+func (UnimplementedFleetServiceServer) GetHost(context.Context, *GetHostRequest) (*GetHostResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetHost not implemented")
+}
+func (UnimplementedFleetServiceServer) SetList(context.Context, *SetListRequest) (*SetListResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetList not implemented")
+}
+func (UnimplementedFleetServiceServer) mustEmbedUnimplementedFleetServiceServer() {}
+func (UnimplementedFleetServiceServer) testEmbeddedByValue()                      {}
+
+// UnsafeFleetServiceServer may be embedded to opt out of forward compatibility for this service.
+// Use of this interface is not recommended, as added methods to FleetServiceServer will
+// result in compilation errors.
+type UnsafeFleetServiceServer interface {
+	mustEmbedUnimplementedFleetServiceServer()
+}
+
+func RegisterFleetServiceServer(s grpc.ServiceRegistrar, srv FleetServiceServer) {
+	// If the following call panics, it indicates UnimplementedFleetServiceServer was
+	// embedded by pointer and is nil.  This will cause panics if an
+	// unimplemented method is ever invoked, so we test this at initialization
+	// time to prevent it from happening at runtime later due to I/O.
+	if t, ok := srv.(interface{ testEmbeddedByValue() }); ok {
+		t.testEmbeddedByValue()
+	}
+	s.RegisterService(&FleetService_ServiceDesc, srv)
+}
+
+func _FleetService_ListHosts_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListHostsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(FleetServiceServer).ListHosts(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: FleetService_ListHosts_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(FleetServiceServer).ListHosts(ctx, req.(*ListHostsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _FleetService_GetHost_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetHostRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(FleetServiceServer).GetHost(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: FleetService_GetHost_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(FleetServiceServer).GetHost(ctx, req.(*GetHostRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _FleetService_SetList_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetListRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(FleetServiceServer).SetList(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: FleetService_SetList_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(FleetServiceServer).SetList(ctx, req.(*SetListRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+// FleetService_ServiceDesc is the grpc.ServiceDesc for FleetService service.
+// It's only intended for direct use with grpc.RegisterService,
+// and not to be introspected or modified (even as a copy)
+var FleetService_ServiceDesc = grpc.ServiceDesc{
+	ServiceName: "espalier.v1.FleetService",
+	HandlerType: (*FleetServiceServer)(nil),
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "ListHosts",
+			Handler:    _FleetService_ListHosts_Handler,
+		},
+		{
+			MethodName: "GetHost",
+			Handler:    _FleetService_GetHost_Handler,
+		},
+		{
+			MethodName: "SetList",
+			Handler:    _FleetService_SetList_Handler,
+		},
+	},
+	Streams:  []grpc.StreamDesc{},
+	Metadata: "espalier/v1/espalier.proto",
+}
+
+const (
 	TrustService_Enroll_FullMethodName           = "/espalier.v1.TrustService/Enroll"
 	TrustService_RenewCertificate_FullMethodName = "/espalier.v1.TrustService/RenewCertificate"
 	TrustService_CreateToken_FullMethodName      = "/espalier.v1.TrustService/CreateToken"
