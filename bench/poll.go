@@ -287,24 +287,23 @@ func (w *world) publishSmall(ctx context.Context) error {
 	return err
 }
 
-// openAgents opens agents, of a host each, that share the set. It returns those
-// that it opened also with an error.
+// openAgents opens agents, all of the host whose set it is. It returns those that
+// it opened also with an error.
 //
-// Their certificates are those of readers: a host may poll its own set alone.
+// Their certificates are those of readers: a host has but a few connections.
 func (w *world) openAgents(n int, authority *pki.Authority) (all []*agent.Agent, err error) {
 	for i := range n {
-		host := desired.Name(fmt.Sprintf("host-%04d", i))
+		name := fmt.Sprintf("agent-%04d", i)
 		secure := insecure.NewCredentials()
 		if authority != nil {
-			c, err := authority.Make(pki.Identity{Role: pki.RoleReader, Name: host})
+			c, err := authority.Make(pki.Identity{Role: pki.RoleReader, Name: desired.Name(name)})
 			if err != nil {
 				return all, err
 			}
 			secure = credentials.NewTLS(pki.NewHolder(c).ClientConfig())
 		}
 		a, err := agent.Open(agent.Options{
-			Host: host, Sets: []desired.Name{setName}, Dir: filepath.Join(w.dir, string(host)),
-			Server: w.address(), Logger: quiet(), Credentials: secure,
+			Host: setName, Dir: filepath.Join(w.dir, name), Server: w.address(), Logger: quiet(), Credentials: secure,
 		})
 		if err != nil {
 			return all, err
