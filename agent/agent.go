@@ -16,8 +16,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 
-	"espalier/internal/delta"
 	"espalier/internal/desired"
+	"espalier/internal/follow"
 	"espalier/internal/wire"
 	espalierv1 "espalier/proto/espalier/v1"
 	"espalier/store"
@@ -57,25 +57,28 @@ type Options struct {
 type Agent struct {
 	options  Options
 	log      *slog.Logger
-	codec    *delta.Codec
 	lock     io.Closer
-	list     desired.List // of sets, as the server last said; zero: it never did
-	mirrors  []*mirror    // in the order of the list
-	leaving  []*mirror    // that left the list, until the Handler knows
-	report   reporter
+	follower *follow.Follower
 	identity *identity // nil: Options.Credentials are used
 	conn     *grpc.ClientConn
 	client   espalierv1.SyncServiceClient
 	traffic  traffic
 	scrubber scrubber
-	next     time.Duration // what the server said last
 }
 
-// mirror is a mirror and its set's name.
-type mirror struct {
-	*store.Mirror
-	name desired.Name
-}
+// ErrUnsafe is what errors match that say that the server's history is not one
+// that leads on from what this host holds. The agent keeps what it has until an
+// operator steps in.
+var ErrUnsafe = follow.ErrUnsafe
+
+// Unchanged is the mode of a set that was current.
+const Unchanged = follow.Unchanged
+
+// Report is the outcome of a Sync, and SetReport that for one set.
+type (
+	Report    = follow.Report
+	SetReport = follow.SetReport
+)
 
 // Open opens the agent's data folder and prepares the connection, which is made
 // when it is first needed. It returns an error that matches store.ErrInUse if
@@ -88,7 +91,7 @@ func Open(o Options) (*Agent, error) {
 	if err := checkSets(o.Sets); err != nil {
 		return nil, err
 	}
-	a := &Agent{options: o, log: cmp.Or(o.Logger, slog.Default()), codec: delta.NewCodec()}
+	a := &Agent{options: o, log: cmp.Or(o.Logger, slog.Default())}
 	if err := a.open(); err != nil {
 		return nil, errors.Join(err, a.Close())
 	}
@@ -113,7 +116,12 @@ func (a *Agent) open() (err error) {
 	if a.lock, err = store.LockDir(a.options.Dir, "agent of "+string(a.options.Host)); err != nil {
 		return err
 	}
-	if err := a.openMirrors(); err != nil {
+	a.follower, err = follow.Open(follow.Options{
+		Host: a.options.Host, Sets: a.options.Sets, Server: orchestrator{a}, Disk: disk{dir: a.options.Dir, log: a.log, probe: a.options.Probe},
+		Version: a.options.Version, Interval: a.options.Interval, Progress: a.options.Progress, Logger: a.log,
+		Hooks: follow.Hooks{Before: a.renew, Took: a.deliver, Left: a.leave, After: a.scrubOn},
+	})
+	if err != nil {
 		return err
 	}
 	if a.options.Credentials == nil {
@@ -144,8 +152,8 @@ func (a *Agent) Close() error {
 	if a.conn != nil {
 		errs = append(errs, a.conn.Close())
 	}
-	for _, m := range slices.Concat(a.mirrors, a.leaving) {
-		errs = append(errs, m.Close())
+	if a.follower != nil {
+		errs = append(errs, a.follower.Close())
 	}
 	if a.lock != nil {
 		errs = append(errs, a.lock.Close())
@@ -157,44 +165,18 @@ func (a *Agent) Close() error {
 // server that can't be reached is no reason to stop: what was verified last
 // stays in force.
 func (a *Agent) Run(ctx context.Context) error {
-	failures := 0
-	for ctx.Err() == nil {
-		report, err := a.Sync(ctx)
-		wait := a.interval()
-		switch {
-		case ctx.Err() != nil:
-			return nil
-		case errors.Is(err, ErrUnsafe):
-			a.log.Error("not synced", "error", err)
-		case errors.Is(err, wire.ErrDenied):
-			a.log.Error("the server refuses this host; what was verified last stays in force; "+
-				"'espalier token create' on the server and 'espalier agent --join' here let it in again", "error", err)
-		case err != nil:
-			failures++
-			wait = min(wait, backoff(failures))
-			a.log.Warn("not synced; what was verified last stays in force", "error", err, "retry_in", wait)
-		default:
-			if failures > 0 {
-				a.log.Info("in step with the server again", "failures", failures)
-			}
-			failures = 0
-		}
-		for _, s := range report.Sets {
-			if s.Err == nil && s.Mode != Unchanged {
-				a.log.Info("synced", "set", s.Set, "revision", s.Head.Position, "root", s.Head.Root,
-					"mode", s.Mode, "upserts", s.Upserts, "deletes", s.Deletes)
-			}
-		}
-		if err := a.Scrub(ctx); err != nil {
-			a.log.Error("scrub", "error", err)
-		}
-		sleep(ctx, wait)
-	}
+	a.follower.Run(ctx)
 	return nil
 }
 
-func (a *Agent) interval() time.Duration {
-	return jitter(clamp(cmp.Or(a.options.Interval, a.next, DefaultInterval)))
+// Sync polls and brings every set up to date that has moved, then hands what
+// changed to the Handler. It returns an error if the server was not reached or
+// any set is not up to date; the report tells of the others.
+func (a *Agent) Sync(ctx context.Context) (Report, error) {
+	sent, received := a.traffic.sent.Load(), a.traffic.received.Load()
+	report, err := a.follower.Sync(ctx)
+	report.BytesSent, report.BytesReceived = a.traffic.sent.Load()-sent, a.traffic.received.Load()-received
+	return report, err
 }
 
 // View calls fn with the mirror of a set as it was last verified. fn must
@@ -212,10 +194,10 @@ func (a *Agent) View(set desired.Name, fn func(*store.Snapshot) error) error {
 	return m.View(fn)
 }
 
-func (a *Agent) mirror(set desired.Name) (*mirror, error) {
-	for _, m := range a.mirrors {
-		if m.name == set {
-			return m, nil
+func (a *Agent) mirror(set desired.Name) (*store.Mirror, error) {
+	for _, s := range a.follower.Sets() {
+		if s.Name == set {
+			return mirrorOf(s), nil
 		}
 	}
 	return nil, fmt.Errorf("set %q: %w", set, store.ErrNotFound)
@@ -223,16 +205,7 @@ func (a *Agent) mirror(set desired.Name) (*mirror, error) {
 
 // Check recomputes the mirrors from what is stored and returns how many objects
 // are damaged; the next Sync fetches those again.
-func (a *Agent) Check(ctx context.Context) (damaged int, err error) {
-	for _, m := range a.mirrors {
-		n, err := m.Repair(ctx)
-		if err != nil {
-			return damaged, fmt.Errorf("mirror of %q: %w", m.name, err)
-		}
-		damaged += n
-	}
-	return damaged, nil
-}
+func (a *Agent) Check(ctx context.Context) (damaged int, err error) { return a.follower.Mend(ctx) }
 
 // MirrorPath returns the path of the file that a set is mirrored in; it is a
 // backup of the set, once the Agent is closed.

@@ -8,6 +8,7 @@ import (
 	"iter"
 
 	"espalier/internal/desired"
+	"espalier/internal/follow"
 	"espalier/store"
 )
 
@@ -43,17 +44,18 @@ type Update struct {
 
 // deliver hands to the Handler what it was not told yet, whether or not there is
 // a server. What is damaged is not what was published: it has to be mended first.
-func (a *Agent) deliver(ctx context.Context, m *mirror) error {
+func (a *Agent) deliver(ctx context.Context, set *follow.Set) error {
+	m := mirrorOf(set)
 	head, told := m.Head(), m.Delivered()
 	if a.options.Handler == nil || head.Number == 0 || told == head.Position || m.Damaged() || ctx.Err() != nil {
 		return nil
 	}
-	u := Update{Set: m.name, Head: head, Full: true, Changes: m.objects()}
+	u := Update{Set: set.Name, Head: head, Full: true, Changes: objects(m)}
 	if told.Epoch == head.Epoch {
 		err := m.View(func(s *store.Snapshot) error {
 			t, ok, err := s.Touched(told.Number, deliverKeys)
 			if ok {
-				u.Full, u.Changes = false, m.current(t.Keys)
+				u.Full, u.Changes = false, current(m, t.Keys)
 			}
 			return err
 		})
@@ -72,9 +74,18 @@ func (a *Agent) deliver(ctx context.Context, m *mirror) error {
 		err = errors.Join(err, mended)
 	}
 	if err != nil {
-		return fmt.Errorf("handler for set %q at revision %s: %w", m.name, head.Position, err)
+		return fmt.Errorf("handler for set %q at revision %s: %w", set.Name, head.Position, err)
 	}
 	return m.MarkDelivered(head.Position)
+}
+
+// leave tells the Handler of a set that has left the host's list.
+func (a *Agent) leave(ctx context.Context, set *follow.Set) error {
+	if a.options.Handler == nil || set.Head().Number == 0 {
+		return nil
+	}
+	none := func(func(desired.Change, error) bool) {}
+	return a.options.Handler.Handle(ctx, Update{Set: set.Name, Head: set.Head(), Full: true, Left: true, Changes: none})
 }
 
 // noting returns changes, and notes the error that reading them ends with.
@@ -109,7 +120,7 @@ func (c *chunk) add(change desired.Change) {
 
 // current returns what the mirror has under keys, deletions included, without
 // holding a transaction open while the changes are worked on.
-func (m *mirror) current(keys [][]byte) iter.Seq2[desired.Change, error] {
+func current(m *store.Mirror, keys [][]byte) iter.Seq2[desired.Change, error] {
 	return func(yield func(desired.Change, error) bool) {
 		for rest := keys; len(rest) > 0; {
 			var c chunk
@@ -138,7 +149,7 @@ func (m *mirror) current(keys [][]byte) iter.Seq2[desired.Change, error] {
 var errMore = errors.New("more follows")
 
 // objects returns all objects of the mirror, likewise.
-func (m *mirror) objects() iter.Seq2[desired.Change, error] {
+func objects(m *store.Mirror) iter.Seq2[desired.Change, error] {
 	return func(yield func(desired.Change, error) bool) {
 		var from []byte
 		for more := true; more; {

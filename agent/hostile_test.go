@@ -23,6 +23,7 @@ import (
 	"espalier/agent"
 	"espalier/internal/delta"
 	"espalier/internal/desired"
+	"espalier/internal/follow"
 	"espalier/internal/wire"
 	"espalier/merkle"
 	espalierv1 "espalier/proto/espalier/v1"
@@ -139,8 +140,8 @@ func TestPullThatBringsNothingFails(t *testing.T) {
 	if !errors.Is(err, wire.ErrUnreachable) || report.Sets[0].Err == nil {
 		t.Errorf("Sync = %v, set: %v, want %v", err, report.Sets[0].Err, wire.ErrUnreachable)
 	}
-	if got := pulls.Load(); got != agent.PullAttempts {
-		t.Errorf("it pulled %d times, want %d", got, agent.PullAttempts)
+	if got := pulls.Load(); got != follow.PullAttempts {
+		t.Errorf("it pulled %d times, want %d", got, follow.PullAttempts)
 	}
 }
 

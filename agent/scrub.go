@@ -22,6 +22,13 @@ type scrubber struct {
 // fetches what is wrong.
 func (a *Agent) Scrub(ctx context.Context) error { return a.scrub(ctx, scrubBytes) }
 
+// scrubOn is Scrub, whose error goes to the log.
+func (a *Agent) scrubOn(ctx context.Context) {
+	if err := a.Scrub(ctx); err != nil {
+		a.log.Error("scrub", "error", err)
+	}
+}
+
 func (a *Agent) scrub(ctx context.Context, bytes int) error {
 	s := &a.scrubber
 	if !s.begun {
@@ -29,10 +36,12 @@ func (a *Agent) scrub(ctx context.Context, bytes int) error {
 			return err
 		}
 	}
-	m := a.mirrors[s.mirror]
+	sets := a.follower.Sets()
+	s.mirror %= len(sets) // the list may have changed
+	m := mirrorOf(sets[s.mirror])
 	next, err := m.Scrub(s.from, bytes)
 	if s.from = next; next == nil {
-		s.mirror = (s.mirror + 1) % len(a.mirrors)
+		s.mirror = (s.mirror + 1) % len(sets)
 	}
 	switch {
 	case errors.Is(err, store.ErrNotFound):
@@ -48,8 +57,9 @@ func (a *Agent) scrub(ctx context.Context, bytes int) error {
 // and again would else read the same part each time.
 func (a *Agent) beginAnywhere() error {
 	s := &a.scrubber
-	s.begun, s.mirror = true, rand.IntN(len(a.mirrors))
-	err := a.mirrors[s.mirror].View(func(snapshot *store.Snapshot) (err error) {
+	sets := a.follower.Sets()
+	s.begun, s.mirror = true, rand.IntN(len(sets))
+	err := mirrorOf(sets[s.mirror]).View(func(snapshot *store.Snapshot) (err error) {
 		s.from, err = snapshot.NodeAt(rand.Uint64N(snapshot.Head().Objects + 1))
 		return err
 	})

@@ -28,7 +28,7 @@ func testScrub(t *testing.T, budget int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := a.mirrors[0]
+	m := mirrorOf(a.follower.Sets()[0])
 	st, err := m.Stage(t.Context(), store.StageEmpty, 1)
 	if err != nil {
 		t.Fatal(err)
@@ -67,12 +67,12 @@ func testScrub(t *testing.T, budget int) {
 	}
 	defer a.Close()
 	steps := 0
-	for ; !a.mirrors[0].Damaged() && steps < 1000; steps++ {
+	for ; !a.follower.Sets()[0].Damaged() && steps < 1000; steps++ {
 		if err := a.scrub(t.Context(), budget); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if steps == 0 || !a.mirrors[0].Damaged() {
-		t.Errorf("damaged after %d steps: %v", steps, a.mirrors[0].Damaged())
+	if steps == 0 || !a.follower.Sets()[0].Damaged() {
+		t.Errorf("damaged after %d steps: %v", steps, a.follower.Sets()[0].Damaged())
 	}
 }

@@ -48,9 +48,12 @@ const floors = `
 	proto/espalier/v1: GRPC PROTOBUF
 	internal/wire:     merkle internal/desired internal/delta internal/fleet internal/spool internal/audit store proto/espalier/v1 GRPC PROTOBUF
 
+	# What a host decides; an agent's network and disk are around it.
+	internal/follow:   merkle internal/desired internal/delta internal/wire store
+
 	# The two ends, which know of each other only what crosses the wire.
 	server:            merkle internal/desired internal/delta internal/fleet internal/spool store internal/pki internal/audit internal/wire proto/espalier/v1 GRPC PROTOBUF OS
-	agent:             merkle internal/desired internal/delta internal/durable internal/pki store internal/wire proto/espalier/v1 GRPC PROTOBUF OS
+	agent:             merkle internal/desired internal/delta internal/follow internal/durable internal/pki store internal/wire proto/espalier/v1 GRPC PROTOBUF OS
 
 	# The publisher's side of a commit.
 	internal/publish:  merkle internal/desired internal/delta internal/spool store internal/wire proto/espalier/v1 GRPC OS

@@ -1,4 +1,4 @@
-package agent
+package follow
 
 import (
 	"bytes"
@@ -21,9 +21,9 @@ import (
 // A staging is written to by a goroutine of its own, a batch behind, so that
 // receiving and writing overlap.
 type keeper struct {
-	name    desired.Name
-	mirror  *store.Mirror
-	staging *store.Staging // nil: nothing is staged
+	set     *Set
+	beside  func(func()) // runs something beside
+	staging Staging      // nil: nothing is staged
 	pending []desired.Change
 	bytes   int
 	writing chan error // a Write under way sends its outcome; nil: there is none
@@ -31,20 +31,20 @@ type keeper struct {
 }
 
 // openKeeper goes on with what an earlier pull has staged.
-func openKeeper(m *mirror) (*keeper, error) {
-	staging, err := m.Staging()
-	return &keeper{name: m.name, mirror: m.Mirror, staging: staging}, err
+func openKeeper(s *Set, beside func(func())) (*keeper, error) {
+	staging, err := s.Staging()
+	return &keeper{set: s, beside: beside, staging: staging}, err
 }
 
 // have tells a receiver what to start from.
 func (k *keeper) have() (delta.Have, error) {
 	if k.staging != nil && k.staging.Mark() == nil { // nothing has come since it was made
-		if err := k.mirror.DiscardStaging(); err != nil {
+		if err := k.set.DiscardStaging(); err != nil {
 			return delta.Have{}, err
 		}
 		k.staging = nil
 	}
-	have := delta.Have{Set: k.name, Verified: k.mirror.Head().Revision, Damaged: k.mirror.Damaged()}
+	have := delta.Have{Set: k.set.Name, Verified: k.set.Head().Revision, Damaged: k.set.Damaged()}
 	if k.staging != nil {
 		have.Salt = k.staging.Salt()
 		mark, err := delta.DecodeMark(k.staging.Mark())
@@ -54,7 +54,7 @@ func (k *keeper) have() (delta.Have, error) {
 		have.Mark = &mark
 		return have, nil
 	}
-	err := k.mirror.View(func(s *store.Snapshot) error {
+	err := k.set.View(func(s Snapshot) error {
 		have.Salt = s.Shape().Salt
 		return nil
 	})
@@ -69,11 +69,11 @@ func (k *keeper) ask(r *delta.Receiver, fn func(merkle.Reader) (delta.Effects, e
 	if !r.Descending() {
 		return fn(nil)
 	}
-	view := k.mirror.View
+	view := k.set.View
 	if k.staging != nil {
 		view = k.staging.View
 	}
-	err = view(func(s *store.Snapshot) error {
+	err = view(func(s Snapshot) error {
 		e, err = fn(s)
 		return err
 	})
@@ -90,7 +90,7 @@ func (k *keeper) carryOut(ctx context.Context, r *delta.Receiver, e delta.Effect
 		if err := k.stage(ctx, store.StageEmpty, e.Salt); err != nil {
 			return true, err
 		}
-		if err := k.mirror.NeedRoom(r.Stats().Head); err != nil {
+		if err := k.set.NeedRoom(r.Stats().Head); err != nil {
 			return true, err
 		}
 	}
@@ -113,7 +113,7 @@ func (k *keeper) stage(ctx context.Context, kind store.StageKind, salt uint64) e
 	if err := k.wait(); err != nil {
 		return err
 	}
-	staging, err := k.mirror.Stage(ctx, kind, salt)
+	staging, err := k.set.Stage(ctx, kind, salt)
 	k.staging = staging
 	return err
 }
@@ -126,7 +126,7 @@ func (k *keeper) stage(ctx context.Context, kind store.StageKind, salt uint64) e
 func (k *keeper) flush(ctx context.Context, mark delta.Mark) error {
 	if k.staging == nil { // then there is a mirror: a full pull begins with a staging
 		var salt uint64
-		err := k.mirror.View(func(s *store.Snapshot) error {
+		err := k.set.View(func(s Snapshot) error {
 			salt = s.Shape().Salt
 			return nil
 		})
@@ -144,7 +144,7 @@ func (k *keeper) flush(ctx context.Context, mark delta.Mark) error {
 	k.pending, k.bytes, k.writing = make([]desired.Change, 0, cap(batch)), 0, done
 	staging := k.staging
 	ctx = context.WithoutCancel(ctx) // a pull that is called off keeps what it has
-	go func() { done <- staging.Write(ctx, batch, encoded) }()
+	k.beside(func() { done <- staging.Write(ctx, batch, encoded) })
 	return nil
 }
 
@@ -172,13 +172,13 @@ func (k *keeper) save(ctx context.Context, mark delta.Mark) error {
 
 // verify makes what was received the mirror, if it gives head's root.
 func (k *keeper) verify(ctx context.Context, r *delta.Receiver, head desired.Head) error {
-	if err := admit(k.mirror.Floor(), head); err != nil {
+	if err := admit(k.set.Floor(), head); err != nil {
 		return err
 	}
 	var err error
 	if k.staging == nil {
 		k.pending = settle(k.pending)
-		err = k.mirror.Adopt(ctx, head, all(k.pending))
+		err = k.set.Adopt(ctx, head, all(k.pending))
 	} else {
 		if err := k.save(ctx, r.Mark()); err != nil {
 			return err

@@ -1,15 +1,12 @@
-package agent
+package follow
 
 import (
 	"context"
 	"errors"
 	"testing"
-	"testing/synctest"
-	"time"
 
 	"espalier/internal/delta"
 	"espalier/internal/desired"
-	"espalier/internal/wire"
 	"espalier/store"
 )
 
@@ -21,7 +18,7 @@ func keep(t *testing.T) *keeper {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { m.Close() })
-	k, err := openKeeper(&mirror{Mirror: m, name: "s"})
+	k, err := openKeeper(&Set{Name: "s", Mirror: mirror{m}}, func(f func()) { go f() })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -29,6 +26,24 @@ func keep(t *testing.T) *keeper {
 		t.Fatal(err)
 	}
 	return k
+}
+
+// mirror is a store.Mirror as a keeper of nothing sees it.
+type mirror struct{ *store.Mirror }
+
+func (m mirror) View(fn func(Snapshot) error) error {
+	return m.Mirror.View(func(s *store.Snapshot) error { return fn(s) })
+}
+func (m mirror) Staging() (Staging, error) { return nil, nil }
+func (m mirror) Stage(ctx context.Context, kind store.StageKind, salt uint64) (Staging, error) {
+	s, err := m.Mirror.Stage(ctx, kind, salt)
+	return staging{s}, err
+}
+
+type staging struct{ *store.Staging }
+
+func (s staging) View(fn func(Snapshot) error) error {
+	return s.Staging.View(func(snap *store.Snapshot) error { return fn(snap) })
 }
 
 // receive hands changes of those keys to the keeper, and returns the mark that
@@ -58,8 +73,8 @@ func TestNoMarkPassesALostWrite(t *testing.T) {
 		t.Errorf("save = %v, want what the write ended with", err)
 	}
 	got, err := delta.DecodeMark(k.staging.Mark())
-	if err != nil || string(got.After) != "a" || k.staging.Objects() != 1 {
-		t.Errorf("%d objects are staged, up to %q, %v, want one, a", k.staging.Objects(), got.After, err)
+	if err != nil || string(got.After) != "a" || k.staging.(staging).Objects() != 1 {
+		t.Errorf("%d objects are staged, up to %q, %v, want one, a", k.staging.(staging).Objects(), got.After, err)
 	}
 }
 
@@ -75,7 +90,7 @@ func TestWhatHasComeIsKept(t *testing.T) {
 	if err := k.save(ctx, k.receive("b")); err != nil {
 		t.Fatal(err)
 	}
-	if n := k.staging.Objects(); n != 2 {
+	if n := k.staging.(staging).Objects(); n != 2 {
 		t.Errorf("%d objects are staged, want 2", n)
 	}
 }
@@ -104,25 +119,4 @@ func TestSettle(t *testing.T) {
 	if want := "a1b3c"; got != want {
 		t.Errorf("settle = %s, want %s", got, want)
 	}
-}
-
-// TestSilenceIsTheServers: while the agent works on what came, the server need
-// not say anything.
-func TestSilenceIsTheServers(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		call, s := withSilence(t.Context())
-		defer s.stop()
-		s.listen()
-		s.heard()
-		time.Sleep(3 * CallTimeout)
-		if err := call.Err(); err != nil {
-			t.Fatalf("the call ended while the agent worked: %v", s.explain(err))
-		}
-		s.listen()
-		time.Sleep(CallTimeout)
-		<-call.Done()
-		if err := s.explain(call.Err()); !errors.Is(err, wire.ErrUnreachable) {
-			t.Errorf("explain = %v, want %v", err, wire.ErrUnreachable)
-		}
-	})
 }
