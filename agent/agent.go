@@ -40,6 +40,10 @@ type Options struct {
 	Credentials credentials.TransportCredentials
 	// Interval is the time between polls; 0: what the server says.
 	Interval time.Duration
+	// Hold is for how long Run lets the server wait for something to say to a poll;
+	// 0: DefaultHold, less than 0: not at all. With Interval, the server doesn't
+	// wait.
+	Hold time.Duration
 	// Handler is handed verified changes; nil: they are only mirrored.
 	Handler Handler
 	// Progress is called now and then while a whole set is pulled, with the objects
@@ -91,6 +95,12 @@ func Open(o Options) (*Agent, error) {
 	if err := checkSets(o.Sets); err != nil {
 		return nil, err
 	}
+	switch {
+	case o.Interval > 0 || o.Hold < 0:
+		o.Hold = 0
+	case o.Hold == 0:
+		o.Hold = DefaultHold
+	}
 	a := &Agent{options: o, log: cmp.Or(o.Logger, slog.Default())}
 	if err := a.open(); err != nil {
 		return nil, errors.Join(err, a.Close())
@@ -118,7 +128,7 @@ func (a *Agent) open() (err error) {
 	}
 	a.follower, err = follow.Open(follow.Options{
 		Host: a.options.Host, Sets: a.options.Sets, Server: orchestrator{a}, Disk: disk{dir: a.options.Dir, log: a.log, probe: a.options.Probe},
-		Version: a.options.Version, Interval: a.options.Interval, Progress: a.options.Progress, Logger: a.log,
+		Version: a.options.Version, Interval: a.options.Interval, Hold: a.options.Hold, Progress: a.options.Progress, Logger: a.log,
 		Hooks: follow.Hooks{Before: a.renew, Took: a.deliver, Left: a.leave, After: a.scrubOn},
 	})
 	if err != nil {

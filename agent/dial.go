@@ -63,7 +63,7 @@ func dial(o Options, t *traffic) (*grpc.ClientConn, error) {
 }
 
 // errSilence is why a call ends on which the server says nothing.
-var errSilence = fmt.Errorf("%w: nothing came for %s", wire.ErrUnreachable, CallTimeout)
+var errSilence = fmt.Errorf("%w: nothing came for too long", wire.ErrUnreachable)
 
 // silence bounds how long a call waits for the server.
 //
@@ -75,9 +75,10 @@ type silence struct {
 	timer  *time.Timer
 }
 
-func withSilence(ctx context.Context) (context.Context, *silence) {
+// withSilence bounds the first answer by most, and what follows by CallTimeout.
+func withSilence(ctx context.Context, most time.Duration) (context.Context, *silence) {
 	call, cancel := context.WithCancelCause(ctx)
-	timer := time.AfterFunc(CallTimeout, func() { cancel(errSilence) })
+	timer := time.AfterFunc(most, func() { cancel(errSilence) })
 	return call, &silence{call: call, cancel: cancel, timer: timer}
 }
 

@@ -13,6 +13,9 @@ import (
 const (
 	// CallTimeout bounds a poll, and the silence within a pull.
 	CallTimeout = 60 * time.Second
+	// DefaultHold is for how long a server may hold a poll: few polls, and still
+	// one that is lost is noticed soon.
+	DefaultHold = 5 * time.Minute
 	// scrubBytes is what is read of the mirrors after each poll: a set of a
 	// million objects in an hour, at the default interval.
 	scrubBytes = 2 << 20

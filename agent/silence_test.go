@@ -13,7 +13,7 @@ import (
 // not say anything.
 func TestSilenceIsTheServers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		call, s := withSilence(t.Context())
+		call, s := withSilence(t.Context(), CallTimeout)
 		defer s.stop()
 		s.listen()
 		s.heard()

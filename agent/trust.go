@@ -50,7 +50,7 @@ func Join(ctx context.Context, o JoinOptions) (pki.Identity, error) {
 		return pki.Identity{}, err
 	}
 	defer conn.Close()
-	call, silence := withSilence(ctx)
+	call, silence := withSilence(ctx, CallTimeout)
 	defer silence.stop()
 	c, err := Enroll(call, conn, o.Token)
 	switch {
@@ -181,7 +181,7 @@ func (a *Agent) exchange(ctx context.Context) (*pki.Credentials, error) {
 	if err != nil {
 		return nil, err
 	}
-	call, silence := withSilence(ctx)
+	call, silence := withSilence(ctx, CallTimeout)
 	defer silence.stop()
 	resp, err := espalierv1.NewTrustServiceClient(a.conn).RenewCertificate(call, &espalierv1.RenewCertificateRequest{Request: request})
 	if err != nil {

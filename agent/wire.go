@@ -19,7 +19,7 @@ type orchestrator struct{ *Agent }
 
 // Poll implements follow.Server.
 func (o orchestrator) Poll(ctx context.Context, p wire.Poll) (answer wire.PollAnswer, err error) {
-	call, silence := withSilence(ctx)
+	call, silence := withSilence(ctx, p.Hold+CallTimeout)
 	defer silence.stop()
 	resp, err := o.client.Poll(call, wire.PollToWire(p, o.identity == nil))
 	if err != nil {
@@ -36,7 +36,7 @@ func (o orchestrator) Poll(ctx context.Context, p wire.Poll) (answer wire.PollAn
 // Pull implements follow.Server.
 func (o orchestrator) Pull(ctx context.Context) (follow.Stream, error) {
 	s := &stream{server: o.options.Server, requests: make(chan delta.Request, 256)}
-	s.call, s.silence = withSilence(ctx)
+	s.call, s.silence = withSilence(ctx, CallTimeout)
 	var err error
 	if s.pull, err = o.client.Pull(s.call); err != nil {
 		err = s.theirs(s.silence.explain(err))

@@ -10,6 +10,7 @@ import (
 	"espalier/internal/audit"
 	"espalier/internal/desired"
 	"espalier/internal/fleet"
+	"espalier/internal/lead"
 	"espalier/internal/pki"
 	"espalier/internal/wire"
 	espalierv1 "espalier/proto/espalier/v1"
@@ -27,6 +28,9 @@ func (s *Server) openFleet() error {
 		return fmt.Errorf("read how the hosts fared: %w", err)
 	}
 	s.fleet = fleet.New(lists, seen)
+	s.lead = lead.New(lead.Options{
+		Sets: sets{s.store}, Fleet: s.fleet, Codec: s.codec, Interval: s.options.PollInterval, MaxHeld: s.options.MaxHeld, Logger: s.log,
+	})
 	return nil
 }
 
@@ -109,6 +113,7 @@ func (f fleetService) SetList(ctx context.Context, req *espalierv1.SetListReques
 	if err == nil {
 		if err = f.server.store.PutList(r.Host, next); err == nil {
 			f.server.fleet.SetList(r.Host, next)
+			f.server.lead.Relisted(r.Host)
 			f.server.log.Info("set list", "host", r.Host, "version", next.Version, "sets", next.Sets, "who", who(ctx), "why", r.Why)
 		}
 	}

@@ -39,6 +39,13 @@ const (
 	// MaxLoggedRevisions is how many revisions one message of a log has, each
 	// with what was said of it.
 	MaxLoggedRevisions = 256
+	// DefaultMaxHeld is how many polls wait at a time, each of which takes some
+	// 20 KiB: a fleet of 10,000.
+	DefaultMaxHeld = 10_000
+	// WakeRate and WakeBurst bound how many of them a second one change wakes: all
+	// of a fleet, that mirrors one set, would pull at once.
+	WakeRate  = 2000
+	WakeBurst = 500
 	// MaxListedHosts is how many hosts one answer lists, each of up to some 30 KB.
 	MaxListedHosts = 250
 	// SeenSync is how often it is written down how the hosts fared: what a crash

@@ -24,6 +24,7 @@ import (
 	"espalier/internal/audit"
 	"espalier/internal/delta"
 	"espalier/internal/fleet"
+	"espalier/internal/lead"
 	espalierv1 "espalier/proto/espalier/v1"
 	"espalier/store"
 )
@@ -49,6 +50,9 @@ type Options struct {
 	// ScratchDir is where large uploads are put until they are whole; empty:
 	// the system's folder for temporary files.
 	ScratchDir string
+	// MaxHeld is how many polls wait at a time for something to change; 0:
+	// DefaultMaxHeld, less than 0: none.
+	MaxHeld int
 }
 
 // Server serves a store.
@@ -58,9 +62,14 @@ type Server struct {
 	log     *slog.Logger
 	codec   *delta.Codec
 	fleet   *fleet.Fleet
+	lead    *lead.Leader
 	listing sync.Mutex // held while a host's list is made
-	guard   *guard     // nil: there is no TLS
-	denied  *said      // the calls that were refused of late
+	// stopping is closed once Run stops; wakes bounds how many held polls a second
+	// a change wakes.
+	stopping chan struct{}
+	wakes    *rate.Limiter
+	guard    *guard // nil: there is no TLS
+	denied   *said  // the calls that were refused of late
 }
 
 // New returns a Server of a store, which the caller closes after Run has
@@ -68,8 +77,10 @@ type Server struct {
 func New(s *store.Store, o Options) *Server {
 	o.PollInterval = cmp.Or(o.PollInterval, DefaultPollInterval)
 	o.ScrubBytes = cmp.Or(o.ScrubBytes, DefaultScrubBytes)
+	o.MaxHeld = max(cmp.Or(o.MaxHeld, DefaultMaxHeld), 0)
 	return &Server{
 		store: s, options: o, log: newSparse(cmp.Or(o.Logger, slog.Default())), codec: delta.NewCodec(), denied: newSaid(),
+		stopping: make(chan struct{}), wakes: rate.NewLimiter(WakeRate, WakeBurst),
 	}
 }
 
@@ -84,6 +95,8 @@ func (s *Server) Run(ctx context.Context, l net.Listener) error {
 	state := health.NewServer()
 	healthv1.RegisterHealthServer(g, state)
 
+	s.store.Watch(s.lead.Changed)
+	defer s.store.Watch(nil)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
 		if err := g.Serve(l); err != nil && !errors.Is(err, grpc.ErrServerStopped) { // it may be stopped before it starts
@@ -94,6 +107,7 @@ func (s *Server) Run(ctx context.Context, l net.Listener) error {
 	group.Go(func() error {
 		<-ctx.Done()
 		state.Shutdown()
+		close(s.stopping)
 		stop(g)
 		return nil
 	})

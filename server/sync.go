@@ -8,7 +8,7 @@ import (
 
 	"espalier/internal/delta"
 	"espalier/internal/desired"
-	"espalier/internal/fleet"
+	"espalier/internal/lead"
 	"espalier/internal/pki"
 	"espalier/internal/wire"
 	espalierv1 "espalier/proto/espalier/v1"
@@ -29,9 +29,21 @@ func (s source) Touched(number uint64, limit int) (desired.Digest, [][]byte, boo
 	return t.Root, t.Keys, ok, err
 }
 
+// sets is a store as a leader sees it.
+type sets struct{ *store.Store }
+
+func (s sets) View(set desired.Name, fn func(delta.Source) error) error {
+	return s.Store.View(set, func(snapshot *store.Snapshot) error { return fn(source{snapshot}) })
+}
+
 // Poll answers from the heads in memory; only a set that has moved is opened.
+// Where there is nothing to say, and the host wants it, it waits for something.
 func (s syncService) Poll(ctx context.Context, req *espalierv1.PollRequest) (*espalierv1.PollResponse, error) {
 	caller := callerOf(ctx)
+	who := lead.Asker{
+		Host: caller.trusted || caller.Role == pki.RoleHost, Address: addressOf(ctx), MayUse: caller.mayUse,
+		Foreign: func(set desired.Name) { s.server.logUnknown(ctx, set) },
+	}
 	host := desired.Name("")
 	if caller.Role == pki.RoleHost {
 		host = caller.Name
@@ -40,73 +52,47 @@ func (s syncService) Poll(ctx context.Context, req *espalierv1.PollRequest) (*es
 	if err != nil {
 		return nil, wire.ToStatus(err)
 	}
-	answer := wire.PollAnswer{Next: s.server.options.PollInterval}
-	room := delta.InlineBytes
-	for i, h := range poll.Held {
-		head, err := desired.Head{}, errForeign(string(h.Name))
-		if caller.mayUse(h.Name) {
-			head, err = s.server.store.Head(h.Name)
-		}
-		if err == nil && h.Current(head) {
-			continue
-		}
-		a := s.server.answer(ctx, h, head, err, room)
-		if a.Index = i; a.Status == wire.StatusUnknown {
-			s.server.logUnknown(ctx, h.Name)
-		}
-		room -= len(a.Frame)
-		answer.Sets = append(answer.Sets, a)
-	}
-	if poll.Host != "" && (caller.trusted || host != "") {
-		advice := s.server.fleet.Poll(time.Now(), fleet.Poll{
-			Host: poll.Host, Address: addressOf(ctx), Held: poll.Held,
-			ListVersion: poll.ListVersion, ListSum: poll.ListSum, Report: poll.Report,
-		})
-		answer.List, answer.Tell = advice.List, advice.Tell
-	}
-	return wire.PollAnswerToWire(answer), nil
+	who.Host = who.Host && poll.Host != ""
+	return wire.PollAnswerToWire(s.server.poll(ctx, who, poll)), nil
 }
 
-// answer says how the agent gets from what it holds to head, in at most room
-// bytes.
-func (s *Server) answer(ctx context.Context, held delta.Held, head desired.Head, err error, room int) wire.Answer {
-	if err == nil {
-		var a wire.Answer
-		err = s.store.View(held.Name, func(snapshot *store.Snapshot) (err error) {
-			a, err = s.advise(snapshot, held, room)
-			return err
-		})
-		if err == nil && a.Status == wire.StatusForked {
-			err = s.store.Fork(ctx, held.Name, desired.Position{Epoch: a.Head.Epoch, Number: held.Number})
+// poll answers a poll once there is something to say, or it has waited for long
+// enough.
+func (s *Server) poll(ctx context.Context, who lead.Asker, p wire.Poll) wire.PollAnswer {
+	var waiter *lead.Waiter
+	if who.Host && p.Hold > 0 {
+		waiter = s.lead.Hold(p.Host, p.Held) // before looking, so that nothing is missed
+	}
+	if waiter == nil {
+		p.Hold = 0
+	} else {
+		defer s.lead.Release(waiter)
+	}
+	answer, hold := s.lead.Poll(ctx, time.Now(), who, p)
+	if hold == 0 {
+		return answer
+	}
+	timer := time.NewTimer(hold)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return answer
+		case <-s.stopping:
+			answer.Held = false
+			return answer
+		case <-timer.C:
+			answer, _ = s.lead.Poll(ctx, time.Now(), who, p)
+			return answer
+		case <-waiter.Woken:
 		}
-		if err == nil {
-			return a
+		if s.wakes.Wait(ctx) != nil {
+			return answer
+		}
+		if answer, hold = s.lead.Poll(ctx, time.Now(), who, p); hold == 0 {
+			return answer
 		}
 	}
-	if errors.Is(err, store.ErrNotFound) {
-		return wire.Answer{Status: wire.StatusUnknown}
-	}
-	if !errors.Is(err, store.ErrQuarantined) { // of which the store told once, and agents would with each poll
-		s.log.Warn("a set cannot be served", "set", held.Name, "error", err)
-	}
-	return wire.Answer{Status: wire.StatusUnavailable}
-}
-
-// advise is answer, once the set is open.
-func (s *Server) advise(snapshot *store.Snapshot, held delta.Held, room int) (wire.Answer, error) {
-	head, src := snapshot.Head(), source{snapshot}
-	forked, err := delta.Forked(src, held)
-	if err != nil {
-		return wire.Answer{}, err
-	}
-	if forked {
-		return wire.Answer{Status: wire.StatusForked, Head: head}, nil
-	}
-	frame, ok, err := delta.Inline(s.codec, src, held)
-	if ok && len(frame) <= room {
-		return wire.Answer{Status: wire.StatusDelta, Number: head.Number, Root: head.Root, Frame: frame}, nil
-	}
-	return wire.Answer{Status: wire.StatusPull, Head: head}, err
 }
 
 // Pull runs the sender's half of the conversation. Each response is read in a
@@ -143,11 +129,7 @@ func (s syncService) Pull(stream espalierv1.SyncService_PullServer) error {
 }
 
 func (s *Server) respond(stream espalierv1.SyncService_PullServer, sender *delta.Sender, set desired.Name) error {
-	var resp delta.Response
-	err := s.store.View(set, func(snapshot *store.Snapshot) (err error) {
-		resp, err = sender.Next(source{snapshot})
-		return err
-	})
+	resp, err := s.lead.Respond(sender, set)
 	if err != nil {
 		return err
 	}

@@ -55,6 +55,7 @@ func (s *Store) DeleteAt(ctx context.Context, name desired.Name, at *desired.Pos
 			return err
 		}
 		set.state.Store(nil)
+		set.watcher.tell(name)
 		set.slot.swap(nil)
 		return err
 	})

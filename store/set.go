@@ -23,7 +23,8 @@ type set struct {
 	// with what it holds to the swap of its file.
 	writing chan struct{}
 	// state is nil while there is no such set.
-	state atomic.Pointer[setState]
+	state   atomic.Pointer[setState]
+	watcher *watcher
 
 	// held counts those who hold the set. Store.mu guards it.
 	held int
@@ -46,8 +47,30 @@ func (st *setState) epochs() []desired.Position {
 	return all
 }
 
-func newSet(dir string, name desired.Name) *set {
-	return &set{name: name, path: setPath(dir, name, setSuffix), writing: make(chan struct{}, 1)}
+func newSet(dir string, name desired.Name, w *watcher) *set {
+	return &set{name: name, path: setPath(dir, name, setSuffix), writing: make(chan struct{}, 1), watcher: w}
+}
+
+// watcher is who wants to know of changes, if anybody does.
+type watcher struct {
+	fn atomic.Pointer[func(desired.Name)]
+}
+
+func (w *watcher) tell(name desired.Name) {
+	if fn := w.fn.Load(); fn != nil {
+		(*fn)(name)
+	}
+}
+
+// Watch makes the store call fn with the name of each set from now on that is
+// changed, made, deleted or quarantined, once others can see it. fn must return at
+// once, and not call the store. There is one fn; nil ends it.
+func (s *Store) Watch(fn func(desired.Name)) {
+	if fn == nil {
+		s.watcher.fn.Store(nil)
+		return
+	}
+	s.watcher.fn.Store(&fn)
 }
 
 // lock waits for its turn to write.
@@ -96,6 +119,7 @@ func (s *set) change(fn func(setState) setState) {
 		}
 		st = fn(st)
 		if s.state.CompareAndSwap(old, &st) {
+			s.watcher.tell(s.name)
 			return
 		}
 	}
@@ -200,6 +224,7 @@ func (s *Store) publish(set *set, h *handle, head desired.Head) error {
 	})
 	switch {
 	case err == nil:
+		set.watcher.tell(set.name)
 		s.pool.use(&set.slot)
 		return nil
 	case h.name() == set.path:

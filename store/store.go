@@ -36,12 +36,13 @@ type Options struct {
 // Store holds the sets of an orchestrator in a data folder of its own. It is
 // safe for concurrent use.
 type Store struct {
-	dir    string
-	log    *slog.Logger
-	opener opener
-	folder io.Closer // the lock on dir
-	pool   *pool
-	fleet  *fleet
+	dir     string
+	log     *slog.Logger
+	opener  opener
+	folder  io.Closer // the lock on dir
+	pool    *pool
+	fleet   *fleet
+	watcher watcher
 
 	mu     sync.RWMutex
 	sets   map[desired.Name]*set // those that are there or held
@@ -105,7 +106,7 @@ func (s *Store) admit(path, base string) {
 	if err != nil {
 		found.name = desired.Name(base)
 	}
-	set := newSet(s.dir, found.name)
+	set := newSet(s.dir, found.name, &s.watcher)
 	set.path = path
 	set.state.Store(&setState{head: found.head, forked: found.forked})
 	if err != nil {
@@ -159,7 +160,7 @@ func (s *Store) hold(name desired.Name) (*set, error) {
 	}
 	found := s.sets[name]
 	if found == nil {
-		found = newSet(s.dir, name)
+		found = newSet(s.dir, name, &s.watcher)
 		s.sets[name] = found
 	}
 	found.held++

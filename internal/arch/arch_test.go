@@ -51,8 +51,11 @@ const floors = `
 	# What a host decides; an agent's network and disk are around it.
 	internal/follow:   merkle internal/desired internal/delta internal/wire store
 
+	# What an orchestrator decides; a server's network and disk are around it.
+	internal/lead:     merkle internal/desired internal/delta internal/fleet internal/wire store
+
 	# The two ends, which know of each other only what crosses the wire.
-	server:            merkle internal/desired internal/delta internal/fleet internal/spool store internal/pki internal/audit internal/wire proto/espalier/v1 GRPC PROTOBUF OS
+	server:            merkle internal/desired internal/delta internal/fleet internal/lead internal/spool store internal/pki internal/audit internal/wire proto/espalier/v1 GRPC PROTOBUF OS
 	agent:             merkle internal/desired internal/delta internal/follow internal/durable internal/pki store internal/wire proto/espalier/v1 GRPC PROTOBUF OS
 
 	# The publisher's side of a commit.

@@ -60,6 +60,9 @@ type Options struct {
 	// Server and Disk are where state comes from and goes to. Required.
 	Server Server
 	Disk   Disk
+	// Hold is for how long Run lets the server hold a poll that has nothing to say;
+	// 0: not at all.
+	Hold time.Duration
 	// Version is that of the program, for reports.
 	Version string
 	// Interval is the time between polls; 0: what the server says.
@@ -105,6 +108,7 @@ type Follower struct {
 	leaving []*Set       // that left the list, until Hooks.Left is done with them
 	report  reporter
 	next    time.Duration // what the server said last
+	held    bool          // it has room to hold the next poll
 }
 
 // Open opens the mirrors. The caller closes the Follower, also if there is an
@@ -137,7 +141,8 @@ func (f *Follower) Close() error {
 func (f *Follower) Run(ctx context.Context) {
 	failures := 0
 	for ctx.Err() == nil {
-		report, err := f.Sync(ctx)
+		began := f.options.Clock.Now()
+		report, err := f.sync(ctx, f.options.Hold)
 		wait := f.interval()
 		switch {
 		case ctx.Err() != nil:
@@ -156,6 +161,9 @@ func (f *Follower) Run(ctx context.Context) {
 				f.log.Info("in step with the server again", "failures", failures)
 			}
 			failures = 0
+			if f.held { // the next poll waits there, and comes back with the next change
+				wait = max(0, holdGap-f.options.Clock.Now().Sub(began))
+			}
 		}
 		for _, s := range report.Sets {
 			if s.Err == nil && s.Mode != Unchanged {

@@ -15,6 +15,9 @@ const (
 	// MinInterval and MaxInterval bound what a server can ask for.
 	MinInterval = time.Second
 	MaxInterval = time.Hour
+	// holdGap is the least time from one held poll to the next: of changes that
+	// follow each other faster, a poll brings several.
+	holdGap = 200 * time.Millisecond
 	// PullAttempts is how often a pull is tried again that brought nothing new.
 	PullAttempts = 3
 	// maxAsks is how many polls a sync begins with, each of which may bring another

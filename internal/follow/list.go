@@ -68,7 +68,7 @@ func (f *Follower) relist(next desired.List) (more bool, err error) {
 	if len(f.options.Sets) > 0 {
 		return false, nil
 	}
-	if err := admitList(f.list, f.held(), next); err != nil {
+	if err := admitList(f.list, f.names(), next); err != nil {
 		return false, err
 	}
 	old := slices.Concat(f.sets, f.leaving)
@@ -98,7 +98,7 @@ func (f *Follower) relist(next desired.List) (more bool, err error) {
 }
 
 // held returns the sets that this host mirrors.
-func (f *Follower) held() (names []desired.Name) {
+func (f *Follower) names() (names []desired.Name) {
 	for _, s := range f.sets {
 		names = append(names, s.Name)
 	}

@@ -38,13 +38,16 @@ type SetReport struct {
 // Sync polls and brings every set up to date that has moved. It returns an error
 // if the server was not reached or any set is not up to date; the report tells of
 // the others. Bytes are not counted here.
-func (f *Follower) Sync(ctx context.Context) (Report, error) {
+func (f *Follower) Sync(ctx context.Context) (Report, error) { return f.sync(ctx, 0) }
+
+// sync is Sync with a poll that the server may hold.
+func (f *Follower) sync(ctx context.Context, hold time.Duration) (Report, error) {
 	start := f.options.Clock.Now()
 	report := Report{Host: f.options.Host}
 	if f.options.Before != nil {
 		f.options.Before(ctx)
 	}
-	answers, list, err := f.ask(ctx, &report)
+	answers, list, err := f.ask(ctx, hold, &report)
 	failures := []error{err}
 	if list != nil && !errors.Is(list, errBehind) { // a server that lags will catch up
 		failures = append(failures, list)
@@ -76,10 +79,10 @@ func (f *Follower) Sync(ctx context.Context) (Report, error) {
 // ask polls, and again if there are sets then that were not asked about. It
 // returns an answer for each set that is not current, and apart from other errors
 // why this host's list of sets is not the server's.
-func (f *Follower) ask(ctx context.Context, report *Report) (answers map[desired.Name]*wire.Answer, list, err error) {
+func (f *Follower) ask(ctx context.Context, hold time.Duration, report *Report) (answers map[desired.Name]*wire.Answer, list, err error) {
 	for range maxAsks {
 		report.RoundTrips++
-		got, answers, err := f.poll(ctx)
+		got, answers, err := f.poll(ctx, hold)
 		if err != nil || got.List == nil {
 			return answers, nil, err
 		}
@@ -90,6 +93,7 @@ func (f *Follower) ask(ctx context.Context, report *Report) (answers map[desired
 		if !more {
 			return answers, list, nil
 		}
+		hold = 0
 	}
 	return nil, nil, errRelisted
 }
@@ -98,8 +102,8 @@ func (f *Follower) ask(ctx context.Context, report *Report) (answers map[desired
 var errRelisted = fmt.Errorf("this host's list of sets changed %d times within one sync", maxAsks)
 
 // poll asks about all sets.
-func (f *Follower) poll(ctx context.Context) (got wire.PollAnswer, answers map[desired.Name]*wire.Answer, err error) {
-	ask := wire.Poll{Host: f.options.Host, Held: make([]delta.Held, len(f.sets)), Report: f.report.due()}
+func (f *Follower) poll(ctx context.Context, hold time.Duration) (got wire.PollAnswer, answers map[desired.Name]*wire.Answer, err error) {
+	ask := wire.Poll{Host: f.options.Host, Held: make([]delta.Held, len(f.sets)), Report: f.report.due(), Hold: hold}
 	for i, s := range f.sets {
 		ask.Held[i] = s.held()
 	}
@@ -115,7 +119,7 @@ func (f *Follower) poll(ctx context.Context) (got wire.PollAnswer, answers map[d
 	if got.Tell {
 		f.report.told = nil
 	}
-	f.next = got.Next
+	f.next, f.held = got.Next, got.Held
 	answers = make(map[desired.Name]*wire.Answer, len(got.Sets))
 	for i := range got.Sets {
 		answers[ask.Held[got.Sets[i].Index].Name] = &got.Sets[i]

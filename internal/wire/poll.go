@@ -24,13 +24,15 @@ type Poll struct {
 	ListVersion, ListSum uint64
 	// Report is nil unless there is something new to tell.
 	Report *desired.Report
+	// Hold is for how long the answer may wait for something to say.
+	Hold time.Duration
 }
 
 // PollToWire returns a poll of p, which names the host if it has to say itself who
 // it is.
 func PollToWire(p Poll, named bool) *espalierv1.PollRequest {
 	m := &espalierv1.PollRequest{
-		Sets: make([]*espalierv1.HeldSet, len(p.Held)), ListVersion: p.ListVersion, ListCheck: p.ListSum, Report: reportToWire(p.Report),
+		Sets: make([]*espalierv1.HeldSet, len(p.Held)), ListVersion: p.ListVersion, ListCheck: p.ListSum, Report: reportToWire(p.Report), HoldMs: millis(p.Hold),
 	}
 	if named {
 		m.Host = string(p.Host)
@@ -55,7 +57,7 @@ func PollFromWire(m *espalierv1.PollRequest, host desired.Name) (p Poll, err err
 			return Poll{}, err
 		}
 	}
-	p.ListVersion, p.ListSum = m.GetListVersion(), m.GetListCheck()
+	p.ListVersion, p.ListSum, p.Hold = m.GetListVersion(), m.GetListCheck(), time.Duration(m.GetHoldMs())*time.Millisecond
 	if p.ListVersion > desired.MaxNumber {
 		return Poll{}, fmt.Errorf("%w poll: version %d of the list of sets", desired.ErrInvalid, p.ListVersion)
 	}
@@ -119,11 +121,13 @@ type PollAnswer struct {
 	List *desired.List
 	// Tell says that the server wants a report with the next poll.
 	Tell bool
+	// Held says that the server has room to hold the next poll.
+	Held bool
 }
 
 // PollAnswerToWire returns the answer to a poll.
 func PollAnswerToWire(a PollAnswer) *espalierv1.PollResponse {
-	m := &espalierv1.PollResponse{NextPollMs: millis(a.Next), Tell: a.Tell}
+	m := &espalierv1.PollResponse{NextPollMs: millis(a.Next), Tell: a.Tell, Held: a.Held}
 	if a.List != nil {
 		m.List = ListToWire(*a.List)
 	}
@@ -146,7 +150,7 @@ func PollAnswerToWire(a PollAnswer) *espalierv1.PollResponse {
 // PollAnswerFromWire reads the answer to a poll of sets sets, each of which is
 // answered once at most.
 func PollAnswerFromWire(m *espalierv1.PollResponse, sets int) (PollAnswer, error) {
-	p := PollAnswer{Next: time.Duration(m.GetNextPollMs()) * time.Millisecond, Tell: m.GetTell()}
+	p := PollAnswer{Next: time.Duration(m.GetNextPollMs()) * time.Millisecond, Tell: m.GetTell(), Held: m.GetHeld()}
 	seen := make([]bool, sets)
 	for _, s := range m.GetSets() {
 		a, err := answerFromWire(s)

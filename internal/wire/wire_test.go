@@ -76,7 +76,7 @@ func TestPollRoundTrip(t *testing.T) {
 	for _, named := range []bool{false, true} {
 		want := wire.Poll{
 			Host: "a", Held: []delta.Held{{Name: "a", Epoch: 1, Number: 2, Root: 3}, {Name: "b", Gone: true}},
-			ListVersion: 4, ListSum: 5, Report: &report,
+			ListVersion: 4, ListSum: 5, Report: &report, Hold: time.Minute,
 		}
 		m := over(t, wire.PollToWire(want, named))
 		host := want.Host // by its certificate
@@ -108,6 +108,7 @@ func TestPollAnswerRoundTrip(t *testing.T) {
 		},
 		List: &desired.List{Version: 2, Sets: []desired.Name{"a", "b"}, Left: []desired.Name{"c"}},
 		Tell: true,
+		Held: true,
 	}
 	got, err := wire.PollAnswerFromWire(over(t, wire.PollAnswerToWire(want)), 3)
 	if err != nil || !reflect.DeepEqual(got, want) {

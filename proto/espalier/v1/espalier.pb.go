@@ -384,6 +384,7 @@ type PollRequest struct {
 	ListVersion   uint64                 `protobuf:"varint,3,opt,name=list_version,json=listVersion,proto3" json:"list_version,omitempty"` // of the host's list of sets, as the agent has it; 0: none
 	ListCheck     uint64                 `protobuf:"fixed64,4,opt,name=list_check,json=listCheck,proto3" json:"list_check,omitempty"`      // the first 8 bytes of its digest, big endian
 	Report        *HostReport            `protobuf:"bytes,5,opt,name=report,proto3" json:"report,omitempty"`                               // if the agent has something new to tell, or was asked
+	HoldMs        uint32                 `protobuf:"varint,6,opt,name=hold_ms,json=holdMs,proto3" json:"hold_ms,omitempty"`                // the answer may wait for as long for something to say; 0: it may not
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -451,6 +452,13 @@ func (x *PollRequest) GetReport() *HostReport {
 		return x.Report
 	}
 	return nil
+}
+
+func (x *PollRequest) GetHoldMs() uint32 {
+	if x != nil {
+		return x.HoldMs
+	}
+	return 0
 }
 
 // HostReport is how a host fares.
@@ -719,6 +727,7 @@ type PollResponse struct {
 	Sets          []*SetAnswer           `protobuf:"bytes,2,rep,name=sets,proto3" json:"sets,omitempty"`                                  // of those sets alone that are not current
 	List          *HostList              `protobuf:"bytes,3,opt,name=list,proto3" json:"list,omitempty"`                                  // unless it is what the agent has
 	Tell          bool                   `protobuf:"varint,4,opt,name=tell,proto3" json:"tell,omitempty"`                                 // the server wants a report with the next poll
+	Held          bool                   `protobuf:"varint,5,opt,name=held,proto3" json:"held,omitempty"`                                 // the server has room to hold the next poll: it may come at once
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -777,6 +786,13 @@ func (x *PollResponse) GetList() *HostList {
 func (x *PollResponse) GetTell() bool {
 	if x != nil {
 		return x.Tell
+	}
+	return false
+}
+
+func (x *PollResponse) GetHeld() bool {
+	if x != nil {
+		return x.Held
 	}
 	return false
 }
@@ -4101,14 +4117,15 @@ const file_espalier_v1_espalier_proto_rawDesc = "" +
 	"\x04root\x18\x02 \x01(\fR\x04root\x12\x18\n" +
 	"\aobjects\x18\x03 \x01(\x04R\aobjects\x12\x14\n" +
 	"\x05bytes\x18\x04 \x01(\x04R\x05bytes\x12/\n" +
-	"\alineage\x18\x05 \x03(\v2\x15.espalier.v1.PositionR\alineage\"\xbe\x01\n" +
+	"\alineage\x18\x05 \x03(\v2\x15.espalier.v1.PositionR\alineage\"\xd7\x01\n" +
 	"\vPollRequest\x12(\n" +
 	"\x04sets\x18\x01 \x03(\v2\x14.espalier.v1.HeldSetR\x04sets\x12\x12\n" +
 	"\x04host\x18\x02 \x01(\tR\x04host\x12!\n" +
 	"\flist_version\x18\x03 \x01(\x04R\vlistVersion\x12\x1d\n" +
 	"\n" +
 	"list_check\x18\x04 \x01(\x06R\tlistCheck\x12/\n" +
-	"\x06report\x18\x05 \x01(\v2\x17.espalier.v1.HostReportR\x06report\"h\n" +
+	"\x06report\x18\x05 \x01(\v2\x17.espalier.v1.HostReportR\x06report\x12\x17\n" +
+	"\ahold_ms\x18\x06 \x01(\rR\x06holdMs\"h\n" +
 	"\n" +
 	"HostReport\x12\x14\n" +
 	"\x05agent\x18\x01 \x01(\tR\x05agent\x120\n" +
@@ -4127,13 +4144,14 @@ const file_espalier_v1_espalier_proto_rawDesc = "" +
 	"\x05epoch\x18\x02 \x01(\x06R\x05epoch\x12\x16\n" +
 	"\x06number\x18\x03 \x01(\x04R\x06number\x12\x12\n" +
 	"\x04root\x18\x04 \x01(\x06R\x04root\x12\x12\n" +
-	"\x04gone\x18\x05 \x01(\bR\x04gone\"\x9b\x01\n" +
+	"\x04gone\x18\x05 \x01(\bR\x04gone\"\xaf\x01\n" +
 	"\fPollResponse\x12 \n" +
 	"\fnext_poll_ms\x18\x01 \x01(\rR\n" +
 	"nextPollMs\x12*\n" +
 	"\x04sets\x18\x02 \x03(\v2\x16.espalier.v1.SetAnswerR\x04sets\x12)\n" +
 	"\x04list\x18\x03 \x01(\v2\x15.espalier.v1.HostListR\x04list\x12\x12\n" +
-	"\x04tell\x18\x04 \x01(\bR\x04tell\"\xb3\x02\n" +
+	"\x04tell\x18\x04 \x01(\bR\x04tell\x12\x12\n" +
+	"\x04held\x18\x05 \x01(\bR\x04held\"\xb3\x02\n" +
 	"\tSetAnswer\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\rR\x05index\x125\n" +
 	"\x06status\x18\x02 \x01(\x0e2\x1d.espalier.v1.SetAnswer.StatusR\x06status\x12\x16\n" +

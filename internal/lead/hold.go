@@ -1,0 +1,79 @@
+package lead
+
+import (
+	"espalier/internal/delta"
+	"espalier/internal/desired"
+)
+
+// Waiter is a poll that is held.
+type Waiter struct {
+	// Woken has an element once something has changed.
+	Woken chan struct{}
+
+	host desired.Name
+	sets []desired.Name
+}
+
+// Hold lets a poll wait until one of the sets changes, or the host's list does:
+// what happens after it returns wakes the Waiter. It returns nil if too many wait
+// already. The caller calls Release in the end.
+func (l *Leader) Hold(host desired.Name, held []delta.Held) *Waiter {
+	w := &Waiter{Woken: make(chan struct{}, 1), host: host, sets: make([]desired.Name, len(held))}
+	for i, h := range held {
+		w.sets[i] = h.Name
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.held >= l.options.MaxHeld {
+		return nil
+	}
+	l.held++
+	for _, name := range append(w.sets, hostKey(host)) {
+		if l.waiting[name] == nil {
+			l.waiting[name] = map[*Waiter]bool{}
+		}
+		l.waiting[name][w] = true
+	}
+	return w
+}
+
+// hostKey is what stands for a host's list among the sets: no set's name has a
+// slash.
+func hostKey(host desired.Name) desired.Name { return "host/" + host }
+
+// Release ends the waiting.
+func (l *Leader) Release(w *Waiter) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.held--
+	for _, name := range append(w.sets, hostKey(w.host)) {
+		delete(l.waiting[name], w)
+		if len(l.waiting[name]) == 0 {
+			delete(l.waiting, name)
+		}
+	}
+}
+
+// Held returns how many polls are held.
+func (l *Leader) Held() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.held
+}
+
+// Changed wakes those who wait for a set.
+func (l *Leader) Changed(set desired.Name) { l.wake(set) }
+
+// Relisted wakes a host whose list has changed.
+func (l *Leader) Relisted(host desired.Name) { l.wake(hostKey(host)) }
+
+func (l *Leader) wake(name desired.Name) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for w := range l.waiting[name] {
+		select {
+		case w.Woken <- struct{}{}:
+		default:
+		}
+	}
+}
