@@ -24,7 +24,7 @@ func holding(t *testing.T, room int, fn func(t *testing.T, conn *grpc.ClientConn
 		s, l, conn := listen(t)
 		ctx, cancel := context.WithCancel(context.Background())
 		stopped := make(chan error, 1)
-		o := server.Options{ScratchDir: t.TempDir(), ScrubBytes: -1, MaxHeld: room}
+		o := server.Options{ScratchDir: t.TempDir(), ScrubBytes: -1, Limits: server.Limits{MaxHeld: room}}
 		go func() { stopped <- server.New(s, o).Run(ctx, l) }()
 		fn(t, conn, cancel)
 		cancel()

@@ -4,6 +4,8 @@ import (
 	"time"
 
 	"google.golang.org/grpc/keepalive"
+
+	"espalier/internal/delta"
 )
 
 // Every bound of the server, with its reason. That of a message is
@@ -46,6 +48,17 @@ const (
 	// of a fleet, that mirrors one set, would pull at once.
 	WakeRate  = 2000
 	WakeBurst = 500
+	// DefaultMaxPulls is how many pulls of hosts are under way, each of which has
+	// some MiB in memory and on its way. MaxHostPulls bounds those of one host, which
+	// has one, and what a broken network has left behind.
+	DefaultMaxPulls = 256
+	MaxHostPulls    = 4
+	// DefaultPollRate is how many polls a second are answered: half of what two
+	// cores take.
+	DefaultPollRate = 10_000
+	// bytesBurst is what may be sent at once under a limit of bytes a second: the
+	// largest message has to pass.
+	bytesBurst = 2 * delta.MaxMessageBytes
 	// MaxListedHosts is how many hosts one answer lists, each of up to some 30 KB.
 	MaxListedHosts = 250
 	// SeenSync is how often it is written down how the hosts fared: what a crash

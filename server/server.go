@@ -50,9 +50,8 @@ type Options struct {
 	// ScratchDir is where large uploads are put until they are whole; empty:
 	// the system's folder for temporary files.
 	ScratchDir string
-	// MaxHeld is how many polls wait at a time for something to change; 0:
-	// DefaultMaxHeld, less than 0: none.
-	MaxHeld int
+	// Limits bound what hosts may take.
+	Limits Limits
 }
 
 // Server serves a store.
@@ -67,6 +66,7 @@ type Server struct {
 	// stopping is closed once Run stops; wakes bounds how many held polls a second
 	// a change wakes.
 	stopping chan struct{}
+	valve    *valve
 	wakes    *rate.Limiter
 	guard    *guard // nil: there is no TLS
 	denied   *said  // the calls that were refused of late
@@ -77,10 +77,10 @@ type Server struct {
 func New(s *store.Store, o Options) *Server {
 	o.PollInterval = cmp.Or(o.PollInterval, DefaultPollInterval)
 	o.ScrubBytes = cmp.Or(o.ScrubBytes, DefaultScrubBytes)
-	o.MaxHeld = max(cmp.Or(o.MaxHeld, DefaultMaxHeld), 0)
+	o.Limits = o.Limits.withDefaults()
 	return &Server{
 		store: s, options: o, log: newSparse(cmp.Or(o.Logger, slog.Default())), codec: delta.NewCodec(), denied: newSaid(),
-		stopping: make(chan struct{}), wakes: rate.NewLimiter(WakeRate, WakeBurst),
+		stopping: make(chan struct{}), valve: newValve(o.Limits), wakes: rate.NewLimiter(WakeRate, WakeBurst),
 	}
 }
 

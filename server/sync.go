@@ -6,6 +6,8 @@ import (
 	"io"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"espalier/internal/delta"
 	"espalier/internal/desired"
 	"espalier/internal/lead"
@@ -52,7 +54,11 @@ func (s syncService) Poll(ctx context.Context, req *espalierv1.PollRequest) (*es
 	if err != nil {
 		return nil, wire.ToStatus(err)
 	}
-	who.Host = who.Host && poll.Host != ""
+	if who.Host = who.Host && poll.Host != ""; who.Host {
+		if err := s.server.valve.poll(); err != nil {
+			return nil, wire.ToStatus(s.server.overloaded(err))
+		}
+	}
 	return wire.PollAnswerToWire(s.server.poll(ctx, who, poll)), nil
 }
 
@@ -101,6 +107,7 @@ func (s *Server) poll(ctx context.Context, who lead.Asker, p wire.Poll) wire.Pol
 func (s syncService) Pull(stream espalierv1.SyncService_PullServer) error {
 	sender := delta.NewSender(s.server.codec)
 	var set desired.Name
+	send := stream.Send
 	for !sender.Ended() {
 		msg, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
@@ -118,9 +125,19 @@ func (s syncService) Pull(stream espalierv1.SyncService_PullServer) error {
 		}
 		if req.Open != nil {
 			set = req.Open.Set
+			through, done, err := s.server.through(stream, set)
+			if err != nil {
+				return wire.ToStatus(err)
+			}
+			defer done()
+			send = through
 		}
 		for sender.Pending() {
-			if err := s.server.respond(stream, sender, set); err != nil {
+			resp, err := s.server.lead.Respond(sender, set)
+			if err == nil {
+				err = send(wire.PullResponseToWire(resp))
+			}
+			if err != nil {
 				return wire.ToStatus(err)
 			}
 		}
@@ -128,10 +145,27 @@ func (s syncService) Pull(stream espalierv1.SyncService_PullServer) error {
 	return nil
 }
 
-func (s *Server) respond(stream espalierv1.SyncService_PullServer, sender *delta.Sender, set desired.Name) error {
-	resp, err := s.lead.Respond(sender, set)
-	if err != nil {
-		return err
+// through returns what sends the responses of a pull within the limits, and what
+// is called in the end.
+func (s *Server) through(stream espalierv1.SyncService_PullServer, set desired.Name) (send func(*espalierv1.PullResponse) error, done func(), err error) {
+	ctx := stream.Context()
+	c := callerOf(ctx)
+	host := c.Name
+	switch {
+	case c.trusted: // it may be a host, and would be of the set's name
+		host = set
+	case c.Role != pki.RoleHost:
+		return stream.Send, func() {}, nil
 	}
-	return stream.Send(wire.PullResponseToWire(resp))
+	p, err := s.valve.pull(host)
+	if err != nil {
+		return nil, nil, s.overloaded(err)
+	}
+	send = func(m *espalierv1.PullResponse) error {
+		if err := s.valve.send(ctx, p, proto.Size(m)); err != nil {
+			return err
+		}
+		return stream.Send(m)
+	}
+	return send, func() { s.valve.done(host, p) }, nil
 }

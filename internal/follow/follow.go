@@ -152,6 +152,9 @@ func (f *Follower) Run(ctx context.Context) {
 		case errors.Is(err, wire.ErrDenied):
 			f.log.Error("the server refuses this host; what was verified last stays in force; "+
 				"'espalier token create' on the server and 'espalier agent --join' here let it in again", "error", err)
+		case errors.Is(err, wire.ErrOverloaded):
+			wait, _ = wire.RetryAfter(err)
+			f.log.Info("not synced; what was verified last stays in force", "error", err)
 		case err != nil:
 			failures++
 			wait = min(wait, f.backoff(failures))

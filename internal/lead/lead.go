@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -163,4 +164,10 @@ func (l *Leader) Respond(sender *delta.Sender, set desired.Name) (resp delta.Res
 		return err
 	})
 	return resp, err
+}
+
+// Retry returns how long a host should wait that there is no room for now: drawn
+// for each, so that they don't come back together.
+func (l *Leader) Retry(time.Time) time.Duration {
+	return time.Second + rand.N(9*time.Second)
 }

@@ -7,10 +7,12 @@ import (
 	"io"
 	"strconv"
 	"strings"
+	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"espalier/internal/audit"
 	"espalier/internal/delta"
@@ -32,6 +34,34 @@ var ErrUnreachable = errors.New("the server can't be reached")
 // ErrDenied is what errors match that say that the server knows who calls, or
 // doesn't, and refuses it.
 var ErrDenied = errors.New("the server refuses this")
+
+// ErrOverloaded is what errors match of a server that has no room now: see
+// RetryAfter.
+var ErrOverloaded = errors.New("the server is overloaded")
+
+// OverloadedError says when to try again. It matches ErrOverloaded.
+type OverloadedError struct {
+	// Reason says what there is too much of.
+	Reason string
+	// Retry is how long to wait, which the server drew for this caller.
+	Retry time.Duration
+}
+
+func (e *OverloadedError) Error() string {
+	return fmt.Sprintf("%v: %s; try again in %v", ErrOverloaded, e.Reason, e.Retry.Round(time.Millisecond))
+}
+
+// Is reports whether target is ErrOverloaded.
+func (e *OverloadedError) Is(target error) bool { return target == ErrOverloaded }
+
+// RetryAfter returns when to try again after err; false: it doesn't say.
+func RetryAfter(err error) (time.Duration, bool) {
+	var e *OverloadedError
+	if errors.As(err, &e) {
+		return e.Retry, true
+	}
+	return 0, false
+}
 
 // ErrNoServer and ErrPlain are what errors match, besides ErrUnreachable, that say
 // what is there in the place of a server: the one something that doesn't speak
@@ -84,6 +114,13 @@ func ToStatus(err error) error {
 		return err
 	}
 	text := validText(err.Error())
+	if retry, ok := RetryAfter(err); ok {
+		s := status.New(codes.ResourceExhausted, text)
+		if detailed, e := s.WithDetails(&errdetails.RetryInfo{RetryDelay: durationpb.New(retry)}); e == nil {
+			s = detailed
+		}
+		return s.Err()
+	}
 	for _, row := range table {
 		if errors.Is(err, row.err) {
 			s := status.New(row.code, text)
@@ -116,6 +153,12 @@ func FromStatus(err error) error {
 		return err
 	}
 	message := contextWords.Replace(s.Message())
+	for _, detail := range s.Details() {
+		if retry, ok := detail.(*errdetails.RetryInfo); ok && s.Code() == codes.ResourceExhausted {
+			reason, _, _ := strings.Cut(strings.TrimPrefix(message, ErrOverloaded.Error()+": "), ";")
+			return &OverloadedError{Reason: reason, Retry: max(retry.GetRetryDelay().AsDuration(), 0)}
+		}
+	}
 	if known := sentinel(s); known != nil {
 		if errors.Is(known, store.ErrDiskFull) || errors.Is(known, spool.ErrDiskFull) {
 			message = "at the server: " + message // or it would seem to be the disk of who reads it
