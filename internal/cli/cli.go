@@ -217,7 +217,7 @@ func (a *app) root() *cobra.Command {
 		a.headCommand(), a.logCommand(), a.setsCommand())
 	group("trust", a.tokenCommand(), a.loginCommand(), a.hostCommand(), a.operatorCommand(), a.auditCommand())
 	group("maintain", a.checkCommand(), a.compactCommand(), a.backupCommand(), a.restoreCommand(), a.epochCommand())
-	root.AddCommand(a.versionCommand(), a.probeCommand())
+	root.AddCommand(a.versionCommand(), a.probeCommand(), a.fleetServerCommand())
 	return root
 }
 
