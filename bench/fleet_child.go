@@ -20,12 +20,13 @@ type child struct {
 	command  *exec.Cmd
 	orders   io.WriteCloser
 	outcomes *json.Decoder
+	unhook   func() bool // from the context
 }
 
 // childPatience is how long the process may take to end by itself.
 const childPatience = 30 * time.Second
 
-// start starts the process. Once ctx is done it is ended.
+// start starts the process, which gets no more orders once ctx is done.
 func (o *FleetOptions) start(ctx context.Context) (*child, error) {
 	command, err := o.Child()
 	if err != nil {
@@ -39,12 +40,13 @@ func (o *FleetOptions) start(ctx context.Context) (*child, error) {
 	if err != nil {
 		return nil, fmt.Errorf("server's process: %w", err)
 	}
-	command.Stderr = os.Stderr
 	if err := command.Start(); err != nil {
 		return nil, fmt.Errorf("server's process: %w", err)
 	}
-	context.AfterFunc(ctx, func() { _ = orders.Close() })
-	return &child{command: command, orders: orders, outcomes: json.NewDecoder(outcomes)}, nil
+	return &child{
+		command: command, orders: orders, outcomes: json.NewDecoder(outcomes),
+		unhook: context.AfterFunc(ctx, func() { _ = orders.Close() }), // the order that it carries out is the last
+	}, nil
 }
 
 // do gives an order and waits until it has been carried out.
@@ -68,10 +70,10 @@ func (c *child) do(o order) (outcome, error) {
 
 // Close lets the process stop, and ends it if it doesn't.
 func (c *child) Close() error {
+	c.unhook()
 	_ = c.orders.Close() // it may be closed already
 	force := time.AfterFunc(childPatience, func() { _ = c.command.Process.Kill() })
 	defer force.Stop()
-	_, _ = io.Copy(io.Discard, c.outcomes.Buffered())
 	if err := c.command.Wait(); err != nil {
 		return fmt.Errorf("server's process: %w", err)
 	}

@@ -6,7 +6,6 @@ import (
 	"os/exec"
 	"time"
 
-	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/spf13/cobra"
 
 	"espalier/bench"
@@ -26,16 +25,19 @@ func (a *app) fleetServerCommand() *cobra.Command {
 	}
 }
 
-func fleetServer() (*exec.Cmd, error) {
+// fleetServer prepares the process that runs it.
+func (a *app) fleetServer() (*exec.Cmd, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("server's process: %w", err)
 	}
-	return exec.Command(self, fleetServerName), nil
+	c := exec.Command(self, fleetServerName)
+	c.Stderr = a.Err
+	return c, nil
 }
 
 func (a *app) benchFleetCommand() *cobra.Command {
-	o := bench.FleetOptions{Child: fleetServer}
+	o := bench.FleetOptions{Child: a.fleetServer}
 	c := &cobra.Command{
 		Use:   "fleet",
 		Short: "Memory, CPU and times of a server that holds many agents",
@@ -83,7 +85,7 @@ func (a *app) printFleet(r bench.FleetReport) error {
 		for i := range r.Runs {
 			cells = append(cells, row.figure(&r.Runs[i]))
 		}
-		t.AppendRow(cells, table.RowConfig{})
+		t.AppendRow(cells)
 	}
 	t.Render()
 	_, err := fmt.Fprintf(a.Out, "\n%s agents, a connection and a set of their own each, that poll every %s; %s, %d CPUs, %s.\n"+
