@@ -21,14 +21,8 @@ type orchestrator struct{ *Agent }
 func (o orchestrator) Poll(ctx context.Context, p wire.Poll) (answer wire.PollAnswer, err error) {
 	call, silence := withSilence(ctx, p.Hold+CallTimeout)
 	defer silence.stop()
-	resp, err := o.client.Poll(call, wire.PollToWire(p, o.identity == nil))
-	if err != nil {
-		err = silence.explain(err)
-	} else {
-		answer, err = wire.PollAnswerFromWire(resp, len(p.Held))
-	}
-	if err != nil {
-		return answer, fmt.Errorf("poll %s: %w", o.options.Server, err)
+	if answer, err = wire.Ask(call, o.conn, p, o.identity == nil); err != nil {
+		return answer, fmt.Errorf("poll %s: %w", o.options.Server, silence.explain(err))
 	}
 	return answer, nil
 }

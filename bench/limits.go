@@ -20,6 +20,11 @@ const (
 	// MaxAgents bounds the agents of one process: each has files and a
 	// connection.
 	MaxAgents = 1000
+	// MaxFleetAgents bounds those of a fleet, which have a connection alone: a few
+	// less than server.MaxConnections.
+	MaxFleetAgents = 30_000
+	// MinFleetInterval leaves time for something to be measured.
+	MinFleetInterval = 100 * time.Millisecond
 	// MaxPollDuration bounds a run of polls.
 	MaxPollDuration = time.Hour
 

@@ -25,6 +25,10 @@ const (
 	// under way.
 	StreamWindow = 1 << 20
 	ConnWindow   = 4 << 20
+	// ReadBuffer is what every connection over TLS holds for as long as it lives;
+	// gRPC shares other buffers between those that are at work. A poll takes a
+	// small part of it, and the bulk of an upload goes past it.
+	ReadBuffer = 4 << 10
 	// MaxStreams bounds the calls under way on one connection, each of which may
 	// hold a message that comes in, of delta.MaxMessageBytes: 77 MiB for all
 	// of them. An agent has two; more wait at the client.

@@ -202,6 +202,7 @@ func (s *Server) serverOptions() []grpc.ServerOption {
 		grpc.MaxConcurrentStreams(MaxStreams),
 		grpc.WaitForHandlers(true), // when Run returns, nobody uses the store
 		grpc.MaxHeaderListSize(MaxHeaderBytes),
+		grpc.ReadBufferSize(ReadBuffer),
 		grpc.KeepaliveParams(keepaliveParams),
 		grpc.KeepaliveEnforcementPolicy(keepalivePolicy),
 	}

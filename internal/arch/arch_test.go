@@ -62,7 +62,7 @@ const floors = `
 	internal/publish:  merkle internal/desired internal/delta internal/spool store internal/wire proto/espalier/v1 GRPC OS
 
 	# The programs. bench has bbolt for the baseline that it measures against.
-	bench:             internal/desired internal/pki internal/publish store server agent GRPC PROTOBUF BBOLT OS
+	bench:             internal/desired internal/delta internal/pki internal/publish internal/wire store server agent GRPC PROTOBUF BBOLT OS
 	internal/cli:      internal/desired internal/delta internal/fleet internal/durable internal/pki internal/audit internal/publish store internal/wire server agent bench proto/espalier/v1 GRPC PROTOBUF OS
 	cmd/espalier:      internal/cli bench OS
 

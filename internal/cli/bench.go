@@ -20,14 +20,14 @@ import (
 func (a *app) benchCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "bench",
-		Short: "Measure what transfers, commits and polls take",
-		Long: "Measures a real server and real agents over loopback in one process, on made-up sets in a\n" +
-			"temporary folder that is removed at the end (TMPDIR says where). Times depend on the machine;\n" +
-			"the ratios are taken within one run.",
+		Short: "Measure what transfers, commits, polls and fleets take",
+		Long: "Measures a real server and real agents over loopback, in one process but for 'fleet', on made-up\n" +
+			"sets in a temporary folder that is removed at the end (TMPDIR says where). Times depend on the\n" +
+			"machine; the ratios are taken within one run.",
 		Args: exactArgs(),
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	c.AddCommand(a.benchTransferCommand(), a.benchCommitCommand(), a.benchPollCommand())
+	c.AddCommand(a.benchTransferCommand(), a.benchCommitCommand(), a.benchPollCommand(), a.benchFleetCommand())
 	return c
 }
 

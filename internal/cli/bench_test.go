@@ -112,7 +112,7 @@ func TestBenchJSON(t *testing.T) {
 func TestBenchMisuse(t *testing.T) {
 	for _, args := range []string{
 		"demo --objects 3", "demo extra", "bench nothing", "bench transfer --cases warm-2", "bench transfer --rounds -1",
-		"bench commit --value-bytes 1", "bench poll --agents 1001", "bench poll --seconds 0", "bench poll --seconds 1e300",
+		"bench commit --value-bytes 1", "bench fleet --agents 0", "bench fleet --interval 0s", "bench fleet --agents 30001", "bench poll --agents 1001", "bench poll --seconds 0", "bench poll --seconds 1e300",
 		"bench transfer --rounds 0", "bench commit --rounds 0", "bench commit --objects-large -1", "bench poll --agents 0",
 		"bench poll --concurrency -1",
 	} {

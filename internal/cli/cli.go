@@ -219,7 +219,7 @@ func (a *app) root() *cobra.Command {
 	group("fleet", a.hostsCommand(), a.statusCommand(), a.hostCommand())
 	group("trust", a.tokenCommand(), a.loginCommand(), a.operatorCommand(), a.auditCommand())
 	group("maintain", a.checkCommand(), a.compactCommand(), a.backupCommand(), a.restoreCommand(), a.epochCommand())
-	root.AddCommand(a.versionCommand(), a.probeCommand())
+	root.AddCommand(a.versionCommand(), a.probeCommand(), a.fleetServerCommand())
 	return root
 }
 
