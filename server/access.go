@@ -174,7 +174,7 @@ func (s *Server) admit(ctx context.Context, method string) (*caller, rule, error
 	case c.trusted, r.anyone, slices.Contains(r.roles, c.Role):
 		return c, r, nil
 	case c.IsZero():
-		return c, rule{}, status.Error(codes.Unauthenticated, "this call needs a certificate: see 'espalier login' and 'espalier agent --join'")
+		return c, rule{}, status.Error(codes.Unauthenticated, "this call needs a certificate")
 	default:
 		return c, rule{}, status.Errorf(codes.PermissionDenied, "%v may not call %s", c.Identity, method)
 	}

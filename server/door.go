@@ -41,7 +41,7 @@ type doorConn struct {
 
 	// Under door.mu:
 	who    string      // "": nobody knows, or a stranger
-	timer  *time.Timer // ends it; nil: none
+	timer  *time.Timer // ends it; nil: it waits for its handshake
 	closed bool
 }
 
@@ -163,12 +163,21 @@ func without(all []*doorConn, c *doorConn) []*doorConn {
 	return all
 }
 
-// end closes all connections of a bearer, without a word, for which it might
-// have to wait, and returns how many.
-func (d *door) end(who string) int {
+// end closes all connections of a bearer but last, without a word, for which it
+// might have to wait, and returns how many there are.
+func (d *door) end(who string, last *doorConn) int {
 	d.mu.Lock()
 	theirs := slices.Clone(d.live[who])
 	d.mu.Unlock()
-	closeAll(theirs)
+	closeAll(without(slices.Clone(theirs), last))
 	return len(theirs)
+}
+
+// part ends a connection once the answer to its last call has gone out.
+func (d *door) part(c *doorConn) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !c.closed {
+		c.timer.Reset(PartingTime)
+	}
 }

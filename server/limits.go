@@ -78,6 +78,12 @@ const (
 	StrangerCallRate  = 1
 	StrangerCallBurst = 5
 	StrangerTime      = time.Minute
+	// PartingTime is how long an admin's connection stays who has revoked himself:
+	// enough for the answer. Calls on it are refused already.
+	PartingTime = 2 * time.Second
+	// MaxIssued is how many names the server remembers to whom something was
+	// issued, of 50 bytes or so each.
+	MaxIssued = 100_000
 	// DefaultTokenLife and MaxTokenLife bound how long a token waits for its use.
 	DefaultTokenLife = time.Hour
 	MaxTokenLife     = 30 * 24 * time.Hour

@@ -57,6 +57,7 @@ type Server struct {
 	codec   *delta.Codec
 	guard   *guard // nil: there is no TLS
 	denied  *said  // the calls that were refused of late
+	issued  issued
 }
 
 // New returns a Server of a store, which the caller closes after Run has
@@ -66,6 +67,7 @@ func New(s *store.Store, o Options) *Server {
 	o.ScrubBytes = cmp.Or(o.ScrubBytes, DefaultScrubBytes)
 	return &Server{
 		store: s, options: o, log: newSparse(cmp.Or(o.Logger, slog.Default())), codec: delta.NewCodec(), denied: newSaid(),
+		issued: issued{to: map[string]struct{}{}},
 	}
 }
 
@@ -95,6 +97,7 @@ func (s *Server) Run(ctx context.Context, l net.Listener) error {
 	})
 	group.Go(func() error { return s.scrub(ctx) })
 	group.Go(func() error { return s.syncAudit(ctx) })
+	group.Go(func() error { return s.readAudit(ctx) })
 	group.Go(func() error { return s.options.Trust.renewOwn(ctx, s.log) })
 	return group.Wait()
 }

@@ -51,16 +51,20 @@ func (a *authority) make(c *x509.Certificate, life time.Duration) (*ecdsa.Privat
 	return key, c
 }
 
-// leaf returns the PEM of a new key and of a certificate that says uri.
-func (a *authority) leaf(uri string, life time.Duration) (key, cert string) {
+// leaf returns the PEM of a new key and of a certificate that says uri, for those
+// usages; none: for both sides.
+func (a *authority) leaf(uri string, life time.Duration, usages ...x509.ExtKeyUsage) (key, cert string) {
 	a.t.Helper()
+	if len(usages) == 0 {
+		usages = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
+	}
 	u, err := url.Parse(uri)
 	if err != nil {
 		a.t.Fatal(err)
 	}
 	k, c := a.make(&x509.Certificate{
 		URIs: []*url.URL{u}, KeyUsage: x509.KeyUsageDigitalSignature,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+		ExtKeyUsage: usages,
 	}, life)
 	der, err := x509.MarshalPKCS8PrivateKey(k)
 	if err != nil {
@@ -116,9 +120,15 @@ func TestOwnCertificates(t *testing.T) {
 	if must(t, &s, "", server.host("agent", "--once", "--data", filepath.Join(dir, "agent"))...); s.Host != "web-01" || s.Sets[0].Objects != 1 {
 		t.Errorf("agent: %+v", s)
 	}
-	refused(t, 1, "signs no certificates", server.as(admin, "token", "create", "--host", "web-02")...)
-	must(t, nil, "", server.as(admin, "host", "revoke", "web-01")...)
-	refused(t, 3, "revoked", server.host("agent", "--once", "--data", filepath.Join(dir, "agent"))...)
+	refused(t, 1, "signs no certificates: the authority that --client-ca names does\n", server.as(admin, "token", "create", "--host", "web-02")...)
+	refused(t, 3, "--identity names others, which your authority signs", server.as(reader, "sets", "delete", "web-01", "--yes")...)
+	var d struct {
+		NeverIssued bool `json:"never_issued"`
+	}
+	if must(t, &d, "", server.as(admin, "host", "revoke", "web-01")...); d.NeverIssued {
+		t.Error("the server claims to know what another authority has issued")
+	}
+	refused(t, 3, "revoked\na certificate that was issued later, by your authority,", server.host("agent", "--once", "--data", filepath.Join(dir, "agent"))...)
 
 	// What is signed is not yet who it should be.
 	key, cert := newAuthority(t).leaf("espalier://admin/jo", time.Hour)
@@ -137,11 +147,13 @@ func TestOwnCertificates(t *testing.T) {
 	// Files that are no good.
 	expired := identity("expired.pem", "espalier://admin/jo", -time.Hour)
 	for _, command := range []string{"sets", "get s k", "apply s -f nothing", "backup s nothing", "token create --host h", "audit"} {
-		refused(t, 2, "'espalier login'", server.as(expired, strings.Fields(command)...)...)
+		refused(t, 2, "have your authority sign a new one", server.as(expired, strings.Fields(command)...)...)
 		refused(t, 2, "'espalier login'", server.as(filepath.Join(dir, "missing.pem"), strings.Fields(command)...)...)
 	}
 	identity("late/identity.pem", "espalier://host/web-01", -time.Hour)
-	refused(t, 3, "--join", server.host("agent", "--once", "--data", filepath.Join(dir, "late"))...)
+	refused(t, 3, "have your authority sign a new one", server.host("agent", "--once", "--data", filepath.Join(dir, "late"))...)
+	key, cert = a.leaf("espalier://reader/al", time.Hour, x509.ExtKeyUsageServerAuth)
+	refused(t, 2, "that of a reader, and lacks the extended key usage clientAuth", server.as(put(t, filepath.Join(dir, "side.pem"), key, cert, ca), "sets")...)
 	whole := read(t, admin)
 	for name, text := range map[string]string{
 		"empty": "", "half a key": whole[:100], "only a key": key, "half": whole[:len(whole)/2], "no authority": key + cert, "garbage": "garbage",

@@ -119,10 +119,16 @@ func TestJoin(t *testing.T) {
 	refused(t, 3, "host/web-01 may not", server.as(filepath.Join(data, "identity.pem"), "get", "web-01", "k")...)
 	refused(t, 3, "host/web-01 may not", server.as(filepath.Join(data, "identity.pem"), "set", "web-01", "k", "v")...)
 	refused(t, 3, "may not", server.as(filepath.Join(data, "identity.pem"), "backup", "web-02", filepath.Join(dir, "stolen"))...)
-	// Nor is a host's token one for an operator.
-	refused(t, 1, "host/web-03", server.as(filepath.Join(dir, "x"), "login", token(t, server, admin, "--host", "web-03"))...)
-	refused(t, 1, "operator", server.host("agent", "--once", "--data", filepath.Join(dir, "third"),
-		"--join", token(t, server, admin, "--operator", "operator", "--role", "reader"))...)
+	// Nor is a host's token one for an operator, or for another host; and who
+	// tries does not use it up.
+	must(t, nil, "", server.as(admin, "set", "web-03", "k", "v")...)
+	third, jo := token(t, server, admin, "--host", "web-03"), token(t, server, admin, "--operator", "jo", "--role", "reader")
+	join := server.host("agent", "--once", "--data", filepath.Join(dir, "third"))
+	refused(t, 3, "for somebody else: it lets host/web-03 in, and was not used up", server.as(filepath.Join(dir, "x"), "login", third)...)
+	refused(t, 3, "'espalier login'", append(join, "--join", jo)...)
+	refused(t, 3, "for somebody else: it lets host/web-03 in", append(join, "--join", third, "--host", "web-04")...)
+	must(t, nil, "", server.as(filepath.Join(dir, "x"), "login", jo)...)
+	must(t, nil, "", append(join, "--join", third, "--host", "web-03")...)
 }
 
 // TestImpostor: nobody follows, publishes to, or shows a token to a server of
@@ -215,7 +221,13 @@ func TestRoles(t *testing.T) {
 	if r := must(t, nil, "", server.as(identity["writer"], "sets")...); strings.Contains(r.stdout, "db-01") || !strings.Contains(r.stdout, "web-01") {
 		t.Errorf("a writer's sets: %s", r.stdout)
 	}
-	must(t, nil, "", server.as(root, "operator", "revoke", "jo", "-m", "left")...)
+	// Who revokes himself is told that it was done.
+	if r := must(t, nil, "", server.as(identity["admin"], "operator", "revoke", "jo", "-m", "left")...); !strings.Contains(r.stdout, "revoked jo; 1 connection ended\n") {
+		t.Errorf("operator revoke: %s", r.stdout)
+	}
+	if r := must(t, nil, "", server.as(root, "host", "revoke", "web-77")...); !strings.Contains(r.stdout, "the audit log knows of no token") {
+		t.Errorf("host revoke of who never was: %s", r.stdout)
+	}
 	for _, path := range identity {
 		refused(t, 3, "revoked", server.as(path, "sets")...)
 	}

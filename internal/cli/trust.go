@@ -96,7 +96,7 @@ type machineAdmin struct {
 
 // write makes new credentials in the place of the old ones.
 func (m *machineAdmin) write() error {
-	c, err := m.authority.Make(pki.Identity{Role: pki.RoleAdmin, Name: "root"})
+	c, err := m.authority.Make(server.MachineAdmin)
 	if err != nil {
 		return err
 	}
@@ -289,14 +289,11 @@ func (a *app) login(ctx context.Context, token pki.Token) error {
 		return err
 	}
 	defer conn.Close()
-	got, err := agent.Enroll(ctx, conn, token)
+	got, err := agent.Enroll(ctx, conn, token, pki.Want{Roles: pki.Operators})
 	if err != nil {
 		return wire.FromStatus(err)
 	}
 	who := got.Identity()
-	if !who.Role.Operator() {
-		return fmt.Errorf("that token was for %v, and is used up: create a new one, for 'espalier agent --join'", who)
-	}
 	if err := got.Write(path); err != nil {
 		return err
 	}
@@ -334,6 +331,8 @@ func (a *app) operatorCommand() *cobra.Command {
 type revokedDocument struct {
 	Name        desired.Name `json:"name"`
 	Connections uint32       `json:"connections"` // that were ended
+	// NeverIssued is true if the server knows that they never had anything.
+	NeverIssued bool `json:"never_issued"`
 }
 
 // revokeCommand shuts out those of a role; "": an operator, of each role.
@@ -352,24 +351,37 @@ func (a *app) revokeCommand(role pki.Role) *cobra.Command {
 			if err != nil {
 				return misuse{err}
 			}
-			return a.remote.trusting(func(client espalierv1.TrustServiceClient) error {
-				ended := uint32(0)
-				for _, role := range roles {
-					resp, err := client.Revoke(c.Context(), &espalierv1.RevokeRequest{Role: string(role), Name: string(name), Why: why})
-					if err != nil {
-						return wire.FromStatus(err)
-					}
-					ended += resp.GetConnections()
-				}
-				if a.output == "json" {
-					return a.document(revokedDocument{Name: name, Connections: ended})
-				}
-				_, err := fmt.Fprintf(a.Out, "revoked %s; %s ended\n", name, counted(uint64(ended), "connection"))
-				return err
-			})
+			return a.revoke(c.Context(), name, roles, why)
 		},
 	}
 	c.Flags().StringVarP(&why, "message", "m", "", "why, for the audit log")
 	a.remote.addFlags(c)
 	return c
+}
+
+func (a *app) revoke(ctx context.Context, name desired.Name, roles []pki.Role, why string) error {
+	d := revokedDocument{Name: name, NeverIssued: true}
+	err := a.remote.trusting(func(client espalierv1.TrustServiceClient) error {
+		for _, role := range roles {
+			resp, err := client.Revoke(ctx, &espalierv1.RevokeRequest{Role: string(role), Name: string(name), Why: why})
+			if err != nil {
+				return wire.FromStatus(err)
+			}
+			d.Connections += resp.GetConnections()
+			d.NeverIssued = d.NeverIssued && resp.GetNeverIssued()
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if a.output == "json" {
+		return a.document(d)
+	}
+	text := fmt.Sprintf("revoked %s; %s ended", name, counted(uint64(d.Connections), "connection"))
+	if d.NeverIssued {
+		text += "; the audit log knows of no token or certificate that it ever had: is that the name?"
+	}
+	_, err = fmt.Fprintln(a.Out, text)
+	return err
 }

@@ -37,6 +37,7 @@ type Authority struct {
 }
 
 const (
+	authorityName = "espalier authority"
 	authorityFile = "ca.pem" // key and certificate in one file, so that they can't be apart
 	keyMode       = 0o600
 	folderMode    = 0o700
@@ -80,7 +81,7 @@ func makeAuthority(path string) (*Authority, error) {
 	}
 	now := time.Now()
 	template := &x509.Certificate{
-		SerialNumber: serial(), Subject: pkix.Name{CommonName: "espalier authority"},
+		SerialNumber: serial(), Subject: pkix.Name{CommonName: authorityName},
 		NotBefore: now.Add(-Skew), NotAfter: now.Add(AuthorityLife),
 		IsCA: true, BasicConstraintsValid: true, MaxPathLenZero: true,
 		KeyUsage: x509.KeyUsageCertSign,

@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"net/url"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -46,9 +47,11 @@ func ParseRole(s string) (Role, error) {
 	return "", fmt.Errorf("%w role %.64q: there are server, host, admin, writer and reader", desired.ErrInvalid, s)
 }
 
-// Operator reports whether the role is one of a person or program that
-// publishes.
-func (r Role) Operator() bool { return r == RoleAdmin || r == RoleWriter || r == RoleReader }
+// Operators are the roles of a person or program that publishes.
+var Operators = []Role{RoleAdmin, RoleWriter, RoleReader}
+
+// Operator reports whether the role is one of Operators.
+func (r Role) Operator() bool { return slices.Contains(Operators, r) }
 
 // Identity is who bears a certificate.
 type Identity struct {

@@ -30,10 +30,31 @@ func NewCredentials(key crypto.Signer, cert, authority *x509.Certificate) (*Cred
 		return nil, fmt.Errorf("the certificate was not signed by the authority: %w", err)
 	}
 	id, err := IdentityOf(cert)
+	if err == nil {
+		err = checkUsage(cert, id.Role)
+	}
 	if err != nil {
 		return nil, err
 	}
 	return &Credentials{key: key, cert: cert, authority: authority, identity: id}, nil
+}
+
+// checkUsage returns an error unless the certificate is for the side of the role:
+// the other would end the handshake, and not say why.
+func checkUsage(cert *x509.Certificate, role Role) error {
+	need, name := x509.ExtKeyUsageClientAuth, "clientAuth"
+	if role == RoleServer {
+		need, name = x509.ExtKeyUsageServerAuth, "serverAuth"
+	}
+	if len(cert.ExtKeyUsage)+len(cert.UnknownExtKeyUsage) == 0 { // it is for anything
+		return nil
+	}
+	for _, usage := range cert.ExtKeyUsage {
+		if usage == need || usage == x509.ExtKeyUsageAny {
+			return nil
+		}
+	}
+	return fmt.Errorf("the certificate is that of a %s, and lacks the extended key usage %s", role, name)
 }
 
 // belong reports whether the certificate is for the key.
@@ -120,6 +141,11 @@ func (c *Credentials) Identity() Identity { return c.identity }
 
 // Expires returns when they are good no longer.
 func (c *Credentials) Expires() time.Time { return c.cert.NotAfter }
+
+// ByToken reports whether new ones can be had for a token, that is, whether they
+// are of an authority that espalier has made. It goes by the authority's name, and
+// is good for advice alone.
+func (c *Credentials) ByToken() bool { return c.authority.Subject.CommonName == authorityName }
 
 // Authority returns the certificate of the authority.
 func (c *Credentials) Authority() *x509.Certificate { return c.authority }
