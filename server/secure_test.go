@@ -62,7 +62,7 @@ func secureOn(t testing.TB, listen func() (net.Listener, func(context.Context) (
 	t.Helper()
 	w := &secured{t: t, dir: t.TempDir(), log: &lines{}, listen: listen}
 	var err error
-	if w.authority, err = pki.OpenAuthority(filepath.Join(w.dir, "pki")); err != nil {
+	if w.authority, err = pki.MakeAuthority(filepath.Join(w.dir, "pki")); err != nil {
 		t.Fatal(err)
 	}
 	w.start()

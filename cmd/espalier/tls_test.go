@@ -111,7 +111,7 @@ func TestOwnCertificates(t *testing.T) {
 		return put(t, filepath.Join(dir, name), key, cert, ca)
 	}
 	admin := identity("admin.pem", "espalier://admin/jo", time.Hour)
-	reader := identity("reader.pem", "espalier://reader/al?sets=web-%2A", time.Hour)
+	reader := identity("reader.pem", "espalier://reader/al?sets=web-*,db", time.Hour)
 	must(t, nil, "", server.as(admin, "set", "web-01", "k", "v")...)
 	must(t, nil, "", server.as(reader, "get", "web-01", "k")...)
 	refused(t, 3, "reader/al may not", server.as(reader, "set", "web-01", "k", "w")...)
@@ -140,6 +140,11 @@ func TestOwnCertificates(t *testing.T) {
 	} {
 		refused(t, 1, says, append([]string{"serve", "--listen", "127.0.0.1:0", "--data", filepath.Join(dir, "other")}, flags(uri)...)...)
 	}
+	open := flags("espalier://server/open")
+	if err := os.Chmod(open[3], 0o644); err != nil {
+		t.Fatal(err)
+	}
+	refused(t, 1, "run chmod o=", append([]string{"serve", "--listen", "127.0.0.1:0", "--data", filepath.Join(dir, "other")}, open...)...)
 	// An agent whose certificate says that it is a server is none.
 	identity("posing/identity.pem", "espalier://server/server", time.Hour)
 	refused(t, 3, "server/server", server.host("agent", "--once", "--data", filepath.Join(dir, "posing"))...)

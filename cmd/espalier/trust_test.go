@@ -88,6 +88,56 @@ func TestFirstStart(t *testing.T) {
 	must(t, nil, "", server.host("head", "s")...)
 }
 
+// TestLostAuthority: a server that has lost its keys, or has shown them, does not
+// go on as if it had not; one whose audit log was changed does, and says so.
+func TestLostAuthority(t *testing.T) {
+	dir := t.TempDir()
+	data := filepath.Join(dir, "server")
+	pki := filepath.Join(data, "pki")
+	server, admin := secured(t, data)
+	must(t, nil, "", server.as(admin, "set", "s", "k", "v")...)
+	server.kill(syscall.SIGTERM)
+	serve := []string{"serve", "--listen", "127.0.0.1:0", "--data", data}
+	for path, mode := range map[string]os.FileMode{pki: 0o700, filepath.Join(pki, "ca.pem"): 0o600} {
+		for _, wide := range []os.FileMode{0o055, 0o002} {
+			if err := os.Chmod(path, mode|wide); err != nil {
+				t.Fatal(err)
+			}
+			refused(t, 1, "others may read or write them", serve...)
+		}
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	refused(t, 2, "there is one in", append(serve, "--new-authority")...)
+	refused(t, 2, "--new-authority goes without", append(serve, "--new-authority", "--insecure")...)
+	if err := os.Rename(pki, filepath.Join(dir, "kept")); err != nil {
+		t.Fatal(err)
+	}
+	refused(t, 3, "--new-authority makes another", serve...)
+	if _, err := os.Stat(pki); err == nil {
+		t.Error("it has made keys all the same")
+	}
+	server = serveWith(t, data, "--new-authority")
+	if r := must(t, nil, "", server.as(admin, "get", "s", "k")...); r.stdout != "v" {
+		t.Errorf("get with what the new authority has signed: %q", r.stdout)
+	}
+	server.kill(syscall.SIGTERM)
+
+	put(t, filepath.Join(data, "audit.jsonl"), read(t, filepath.Join(data, "audit.jsonl")), "garbage\n")
+	server, admin = secured(t, data)
+	server.says(t, regexp.MustCompile(`level=WARN msg="the audit log is not what was written.*line 2 is no record`))
+	must(t, nil, "", server.as(admin, "set", "s", "k", "w")...)
+	refused(t, 1, "line 2 is no record", server.as(admin, "audit")...)
+
+	none := filepath.Join(dir, "none")
+	refused(t, 1, "no such file", "serve", "--listen", "127.0.0.1:0", "--data", none,
+		"--tls-cert", filepath.Join(dir, "x.crt"), "--tls-key", filepath.Join(dir, "x.key"), "--client-ca", filepath.Join(dir, "ca.crt"))
+	if _, err := os.Stat(none); err == nil {
+		t.Error("it has made a data folder all the same")
+	}
+}
+
 // TestJoin lets a host in by a token, which works once.
 func TestJoin(t *testing.T) {
 	dir := t.TempDir()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -31,12 +32,13 @@ const (
 
 // trustFlags say how a server proves who it is.
 type trustFlags struct {
-	insecure            bool
-	cert, key, clientCA string
+	insecure, newAuthority bool
+	cert, key, clientCA    string
 }
 
 func (t *trustFlags) addFlags(c *cobra.Command) {
 	c.Flags().BoolVar(&t.insecure, "insecure", false, "serve without TLS; on loopback only")
+	c.Flags().BoolVar(&t.newAuthority, "new-authority", false, "make an authority although there are sets, and so was another, or no TLS: all must join and log in anew")
 	c.Flags().StringVar(&t.cert, "tls-cert", "", "the server's certificate, made elsewhere; without it the server makes an authority and signs its own")
 	c.Flags().StringVar(&t.key, "tls-key", "", "its key")
 	c.Flags().StringVar(&t.clientCA, "client-ca", "", "the authority that has signed it, and the certificates of agents and operators")
@@ -50,6 +52,8 @@ func (t *trustFlags) check() error {
 		}
 	}
 	switch {
+	case t.newAuthority && (own > 0 || t.insecure):
+		return misusef("--new-authority goes without --insecure, --tls-cert, --tls-key and --client-ca")
 	case own > 0 && t.insecure:
 		return misusef("--insecure goes without --tls-cert, --tls-key and --client-ca")
 	case own > 0 && own < 3:
@@ -58,21 +62,25 @@ func (t *trustFlags) check() error {
 	return nil
 }
 
-// open returns how a server proves who it is, nil if it doesn't. Where it has
-// its own authority, it leaves credentials for the machine's operator.
-func (t *trustFlags) open(data string) (*server.Trust, *machineAdmin, error) {
-	switch {
-	case t.insecure:
-		return nil, nil, nil
-	case t.cert != "":
-		c, err := pki.ReadServer(t.cert, t.key, t.clientCA)
-		if err != nil {
-			return nil, nil, err
-		}
-		return &server.Trust{Credentials: pki.NewHolder(c)}, nil, nil
+// read returns the server's certificate that was made elsewhere; nil: there is
+// none.
+func (t *trustFlags) read() (*server.Trust, error) {
+	if t.cert == "" {
+		return nil, nil
 	}
+	c, err := pki.ReadServer(t.cert, t.key, t.clientCA)
+	if err != nil {
+		return nil, err
+	}
+	return &server.Trust{Credentials: pki.NewHolder(c)}, nil
+}
+
+// sign returns how a server with its own authority proves who it is, and leaves
+// credentials for the machine's operator. fresh says that there is nothing yet in
+// the data folder.
+func (t *trustFlags) sign(data string, fresh bool) (*server.Trust, *machineAdmin, error) {
 	dir := filepath.Join(data, pkiFolder)
-	a, err := pki.OpenAuthority(dir)
+	a, err := t.authority(dir, fresh)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -85,6 +93,22 @@ func (t *trustFlags) open(data string) (*server.Trust, *machineAdmin, error) {
 		return nil, nil, err
 	}
 	return &server.Trust{Credentials: pki.NewHolder(own), Authority: a}, admin, nil
+}
+
+// authority makes an authority only where nobody can have relied on another.
+func (t *trustFlags) authority(dir string, fresh bool) (*pki.Authority, error) {
+	a, err := pki.OpenAuthority(dir)
+	none := errors.Is(err, fs.ErrNotExist)
+	switch {
+	case err == nil && t.newAuthority:
+		return nil, misusef("--new-authority: there is one in %s: move that folder away first, or leave the flag out", dir)
+	case !none:
+		return a, err
+	case !fresh && !t.newAuthority:
+		return nil, refused{fmt.Errorf("there are sets, or an audit log, but no authority in %s: put that folder back from a backup; "+
+			"if it is lost, or there was no TLS until now, --new-authority makes another, from which all hosts and operators need new tokens", dir)}
+	}
+	return pki.MakeAuthority(dir)
 }
 
 // machineAdmin is the operator that each server's machine has: whoever may read

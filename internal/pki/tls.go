@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"os"
 	"sync/atomic"
 	"time"
 
@@ -68,6 +69,9 @@ func belong(key crypto.Signer, cert *x509.Certificate) bool {
 // authority that has signed it and those of agents and operators.
 func ReadServer(cert, key, authority string) (*Credentials, error) {
 	var all []byte
+	if info, err := os.Stat(key); err == nil && info.Mode().Perm()&0o007 != 0 { // a group may: that is how keys are handed to services
+		return nil, fmt.Errorf("key %s: everybody may read or write it (mode %v); run chmod o=", key, info.Mode().Perm())
+	}
 	for _, path := range []string{key, cert, authority} {
 		text, err := readPEM(path)
 		if err != nil {
