@@ -11,6 +11,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"net/url"
@@ -657,6 +658,52 @@ func TestNeverIssued(t *testing.T) {
 		if len(w.log.with("WARN", "the audit log is not what was written")) != 1 {
 			t.Error("a log that was changed is not told of at the start")
 		}
+		w.stop()
+	})
+}
+
+// TestOneSilencesNobody: a writer who is refused in ever other ways, within his
+// rights, takes neither the log nor the audit log from others.
+func TestOneSilencesNobody(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *secured) {
+		writer := func(name desired.Name) *grpc.ClientConn {
+			return w.dial(w.as(pki.Identity{Role: pki.RoleWriter, Name: name}))
+		}
+		loud, other := writer("loud"), writer("other")
+		refuse := func(conn *grpc.ClientConn, terms *espalierv1.CommitTerms) {
+			t.Helper()
+			if _, err := commit(t, conn, terms, frame(t, put("a", "1"))); err == nil {
+				t.Fatal("a commit that has to be refused was not")
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+		w.make(t, "s")
+		for i := range server.MaxWarnings + 10 {
+			refuse(loud, &espalierv1.CommitTerms{Set: fmt.Sprint("s", i), Why: strings.Repeat("x", store.MaxWhyBytes+1)})
+		}
+		for range 50 { // one loops, with what it once knew
+			refuse(other, &espalierv1.CommitTerms{Set: "s", Expect: &espalierv1.Position{Number: 9}})
+		}
+		refuse(other, &espalierv1.CommitTerms{Set: "s", Why: strings.Repeat("x", store.MaxWhyBytes+1)})
+		synctest.Wait()
+		if n := len(w.log.with("WARN", "who=writer/loud")); n == 0 || n > server.MaxWarningsEach {
+			t.Errorf("%d warnings about one caller, want %d at most", n, server.MaxWarningsEach)
+		}
+		if n := len(w.log.with("WARN", "who=writer/other")); n != 1 {
+			t.Errorf("%d warnings about another, want one", n)
+		}
+		recorded := map[string]int{}
+		err := audit.Read(filepath.Join(w.dir, "audit.jsonl"), func(_ []byte, r audit.Record) error {
+			if r.Error != "" {
+				recorded[r.Who]++
+			}
+			return nil
+		})
+		if err != nil || recorded["writer/other"] != 2 || recorded["writer/loud"] > server.MaxWarningsEach {
+			t.Errorf("refusals recorded: %v, %v, want 2 of writer/other", recorded, err)
+		}
+		loud.Close()
+		other.Close()
 		w.stop()
 	})
 }
