@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"espalier/internal/audit"
+	"espalier/internal/delta"
 	"espalier/internal/desired"
 	espalierv1 "espalier/proto/espalier/v1"
 	"espalier/store"
@@ -42,6 +43,19 @@ func (s *Server) logChange(ctx context.Context, call string, set desired.Name, w
 	case ctx.Err() == nil: // or the caller gave up
 		s.log.Warn(call+" refused", "set", set, "who", who(ctx), "why", why, "error", err)
 	}
+}
+
+// fork notes that a host holds another history of a set than head's, and records
+// it the first time: a host has stopped the set's writers by it.
+func (s *Server) fork(ctx context.Context, held delta.Held, head desired.Head) error {
+	news, err := s.store.Fork(ctx, held.Name, desired.Position{Epoch: head.Epoch, Number: held.Number})
+	if news {
+		_ = s.note(ctx, audit.Record{
+			What: "fork", On: string(held.Name), Epoch: epochOf(head), Revision: head.Number,
+			Why: fmt.Sprintf("a host holds a revision %d that is not in its history: commits are refused until an epoch begins", held.Number),
+		}, nil)
+	}
+	return err
 }
 
 // firstRefused reports whether to record that a change of a set was refused: once

@@ -61,7 +61,7 @@ func (s *Server) answer(ctx context.Context, held delta.Held, head desired.Head,
 			return err
 		})
 		if err == nil && a.Status == wire.StatusForked {
-			err = s.store.Fork(ctx, held.Name, desired.Position{Epoch: a.Head.Epoch, Number: held.Number})
+			err = s.fork(ctx, held, a.Head)
 		}
 		if err == nil {
 			return a

@@ -383,3 +383,29 @@ func TestAudit(t *testing.T) {
 		refused(t, 1, "the audit log was changed: line 4", at...)
 	}
 }
+
+// TestCompleteHosts asks for names as a shell does: of sets, which hosts bear.
+func TestCompleteHosts(t *testing.T) {
+	server, admin := secured(t, filepath.Join(t.TempDir(), "server"))
+	for _, set := range []string{"db-1", "web", "web-01", "web-02", "wec"} {
+		must(t, nil, "", server.as(admin, "set", set, "k", "v")...)
+	}
+	for typed, want := range map[string]string{"": "db-1 web web-01 web-02 wec", "web": "web web-01 web-02", "web-0": "web-01 web-02", "x": "", "\xff": ""} {
+		for _, command := range []string{"host revoke", "token create --host"} {
+			args := append([]string{"__complete"}, strings.Fields(command)...)
+			if command == "host revoke" {
+				args = server.as(admin, args...)
+			} else {
+				args = append(server.as(admin, args[:3]...), args[3:]...)
+			}
+			r := must(t, nil, "", append(args, typed)...)
+			if got, _, _ := strings.Cut(r.stdout, ":"); strings.Join(strings.Fields(got), " ") != want {
+				t.Errorf("%s %s: offered %q, want %q", command, typed, got, want)
+			}
+		}
+	}
+	r := must(t, nil, "", "__complete", "host", "revoke", "--identity", admin, "--server", "127.0.0.1:1", "w")
+	if !strings.HasPrefix(r.stdout, ":") {
+		t.Errorf("without a server: %q", r.stdout)
+	}
+}

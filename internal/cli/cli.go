@@ -240,7 +240,12 @@ func (a *app) root() *cobra.Command {
 // complete says which values shells offer for a flag. Naming one that does not
 // exist is a mistake in this program.
 func complete(c *cobra.Command, flag string, values ...cobra.Completion) {
-	if err := c.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)); err != nil {
+	completeBy(c, flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
+}
+
+// completeBy is complete by a function.
+func completeBy(c *cobra.Command, flag string, fn cobra.CompletionFunc) {
+	if err := c.RegisterFlagCompletionFunc(flag, fn); err != nil {
 		panic(err)
 	}
 }

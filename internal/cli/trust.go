@@ -236,6 +236,7 @@ func (a *app) createTokenCommand() *cobra.Command {
 	c.Flags().StringVar(&role, "role", "", "of the operator: admin, writer or reader")
 	c.Flags().StringSliceVar(&sets, "sets", nil, "of a writer or reader: patterns of the sets, such as 'web-*'; none: all")
 	c.Flags().DurationVar(&ttl, "ttl", server.DefaultTokenLife, "how long the token waits for its use")
+	completeBy(c, "host", a.completeHost)
 	complete(c, "role", string(pki.RoleAdmin), string(pki.RoleWriter), string(pki.RoleReader))
 	a.remote.addFlags(c)
 	return c
@@ -377,6 +378,9 @@ func (a *app) revokeCommand(role pki.Role) *cobra.Command {
 			}
 			return a.revoke(c.Context(), name, roles, why)
 		},
+	}
+	if role == pki.RoleHost {
+		c.ValidArgsFunction = a.completeHost
 	}
 	c.Flags().StringVarP(&why, "message", "m", "", "why, for the audit log")
 	a.remote.addFlags(c)
