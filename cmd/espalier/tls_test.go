@@ -198,6 +198,12 @@ func TestPlainAndTLS(t *testing.T) {
 	refused(t, 4, "does not speak TLS", plain.as(admin, "sets")...)
 	refused(t, 4, "does not speak TLS", plain.host("agent", "--once", "--data", data)...)
 	refused(t, 4, "does not speak TLS", plain.as(filepath.Join(dir, "x"), "login", token(t, server, admin, "--host", "h"))...)
+	for command, says := range map[string]string{
+		"token create --host h": "it runs with --insecure, has no tokens, and signs no certificates\n", "host revoke h": "it runs with --insecure, and knows nobody to revoke\n",
+	} {
+		refused(t, 1, says, plain.at(strings.Fields(command)...)...)
+	}
+	must(t, nil, "", plain.at("audit")...)
 	refused(t, 2, "--insecure", plain.at("login", token(t, server, admin, "--host", "h"))...)
 	refused(t, 2, "--join goes without --insecure", plain.at("agent", "--once", "--join", "x", "--data", filepath.Join(dir, "x"))...)
 }
