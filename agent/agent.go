@@ -78,11 +78,11 @@ var ErrUnsafe = follow.ErrUnsafe
 // Unchanged is the mode of a set that was current.
 const Unchanged = follow.Unchanged
 
-// Report is the outcome of a Sync, and SetReport that for one set.
-type (
-	Report    = follow.Report
-	SetReport = follow.SetReport
-)
+// Report is the outcome of a Sync.
+type Report = follow.Report
+
+// SetReport is the outcome of a Sync for one set.
+type SetReport = follow.SetReport
 
 // Open opens the agent's data folder and prepares the connection, which is made
 // when it is first needed. It returns an error that matches store.ErrInUse if

@@ -12,13 +12,12 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 
+	"espalier/internal/desired"
 	"espalier/internal/pki"
+	"espalier/internal/wire"
 	espalierv1 "espalier/proto/espalier/v1"
 	"espalier/store"
 )
-
-// identityFile holds an agent's credentials, in its data folder.
-const identityFile = "identity.pem"
 
 // ErrNotJoined is what errors match that say that a host has no credentials, or
 // none that are good any more.
@@ -32,13 +31,16 @@ type JoinOptions struct {
 	Dir string
 	// Token is what 'espalier token create' printed for this host.
 	Token pki.Token
+	// Host is this host's name, for which the token has to be; empty: whichever
+	// it is for.
+	Host desired.Name
 }
 
 // Join exchanges a token for credentials, which it leaves in the data folder,
 // and returns who the server says this host is. Where there are credentials that
 // are still good, it leaves them, and the token, alone.
 func Join(ctx context.Context, o JoinOptions) (pki.Identity, error) {
-	path := filepath.Join(o.Dir, identityFile)
+	path := filepath.Join(o.Dir, store.IdentityFile)
 	if c, err := pki.ReadCredentials(path); err == nil && time.Now().Before(c.Expires()) {
 		return c.Identity(), nil
 	}
@@ -52,25 +54,20 @@ func Join(ctx context.Context, o JoinOptions) (pki.Identity, error) {
 	defer conn.Close()
 	call, silence := withSilence(ctx, CallTimeout)
 	defer silence.stop()
-	c, err := Enroll(call, conn, o.Token)
-	switch {
-	case err != nil:
-		err = silence.explain(err)
-	case c.Identity().Role != pki.RoleHost:
-		err = fmt.Errorf("the token is one for %v: use 'espalier login' with it", c.Identity())
-	default:
+	c, err := Enroll(call, conn, o.Token, pki.Want{Roles: []pki.Role{pki.RoleHost}, Name: o.Host})
+	if err == nil {
 		err = c.Write(path)
 	}
-	if err != nil {
+	if err = silence.explain(err); err != nil {
 		return pki.Identity{}, fmt.Errorf("join %s: %w", o.Server, err)
 	}
 	return c.Identity(), nil
 }
 
-// Enroll exchanges a token for credentials of a new key, of whichever role the
-// token is for. conn has to be made with pki.JoinConfig. An error of the call is
-// the call's own.
-func Enroll(ctx context.Context, conn grpc.ClientConnInterface, token pki.Token) (*pki.Credentials, error) {
+// Enroll exchanges a token for credentials of a new key. A token for another
+// than is wanted is not used up. conn has to be made with pki.JoinConfig. An error
+// of the call is the call's own.
+func Enroll(ctx context.Context, conn grpc.ClientConnInterface, token pki.Token, want pki.Want) (*pki.Credentials, error) {
 	key, err := pki.NewKey()
 	if err != nil {
 		return nil, err
@@ -79,7 +76,11 @@ func Enroll(ctx context.Context, conn grpc.ClientConnInterface, token pki.Token)
 	if err != nil {
 		return nil, err
 	}
-	resp, err := espalierv1.NewTrustServiceClient(conn).Enroll(ctx, &espalierv1.EnrollRequest{Secret: token.Secret[:], Request: request})
+	req := &espalierv1.EnrollRequest{Secret: token.Secret[:], Request: request, Name: string(want.Name)}
+	for _, role := range want.Roles {
+		req.Roles = append(req.Roles, string(role))
+	}
+	resp, err := espalierv1.NewTrustServiceClient(conn).Enroll(ctx, req)
 	if err != nil {
 		return nil, err
 	}
@@ -90,29 +91,28 @@ func Enroll(ctx context.Context, conn grpc.ClientConnInterface, token pki.Token)
 	if pki.FingerprintOf(c.Authority()) != token.Authority {
 		return nil, fmt.Errorf("%w: what it has signed is of another authority than the token's", pki.ErrImpostor)
 	}
+	if !want.Allows(c.Identity()) {
+		return nil, fmt.Errorf("%w: it has let %v in, and is used up", wire.ErrOtherToken, c.Identity())
+	}
 	return c, nil
 }
 
-// Joined returns who the credentials in a data folder say that this host is, or
+// Joined returns the credentials in a data folder, which say who this host is, or
 // an error that matches ErrNotJoined.
-func Joined(dir string) (pki.Identity, error) {
-	c, err := readIdentity(dir)
-	if err != nil {
-		return pki.Identity{}, err
-	}
-	return c.Identity(), nil
-}
-
-func readIdentity(dir string) (*pki.Credentials, error) {
-	c, err := pki.ReadCredentials(filepath.Join(dir, identityFile))
+func Joined(dir string) (*pki.Credentials, error) {
+	c, err := pki.ReadCredentials(filepath.Join(dir, store.IdentityFile))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return nil, fmt.Errorf("%w: there are no credentials in %s; run 'espalier agent' with --join and a token", ErrNotJoined, dir)
+		return nil, fmt.Errorf("%w: there are no credentials in %s; run 'espalier agent' with --join and a token, "+
+			"or put those there, as %s, that an authority of your own has signed", ErrNotJoined, dir, store.IdentityFile)
 	case err != nil:
 		return nil, fmt.Errorf("%w: %w", ErrNotJoined, err)
 	case !time.Now().Before(c.Expires()):
-		return nil, fmt.Errorf("%w: its certificate expired at %s; run 'espalier agent' with --join and a new token",
-			ErrNotJoined, c.Expires().Format(time.RFC3339))
+		do := "run 'espalier agent' with --join and a new token"
+		if !c.ByToken() {
+			do = "have your authority sign a new one"
+		}
+		return nil, fmt.Errorf("%w: its certificate, in %s, expired at %s; %s", ErrNotJoined, dir, c.Expires().Format(time.RFC3339), do)
 	}
 	return c, nil
 }
@@ -127,7 +127,7 @@ type identity struct {
 // openIdentity reads the credentials in the data folder, which have to be the
 // host's.
 func openIdentity(o *Options) (*identity, error) {
-	c, err := readIdentity(o.Dir)
+	c, err := Joined(o.Dir)
 	if err != nil {
 		return nil, err
 	}
@@ -135,7 +135,7 @@ func openIdentity(o *Options) (*identity, error) {
 		return nil, fmt.Errorf("%w: the credentials in %s are those of %v, not of host %q", ErrNotJoined, o.Dir, id, o.Host)
 	}
 	return &identity{
-		holder: pki.NewHolder(c), path: filepath.Join(o.Dir, identityFile), next: renewal(c),
+		holder: pki.NewHolder(c), path: filepath.Join(o.Dir, store.IdentityFile), next: renewal(c),
 	}, nil
 }
 

@@ -123,7 +123,7 @@ func (s *fleetServer) obey(ctx context.Context, o order) (outcome, error) {
 func (s *fleetServer) serve(ctx context.Context, so serveOrder) (address string, err error) {
 	o := server.Options{Logger: quiet(), ScrubBytes: -1, ScratchDir: so.Dir}
 	if so.TLS {
-		authority, err := pki.OpenAuthority(filepath.Join(so.Dir, authorityFolder))
+		authority, err := pki.MakeAuthority(filepath.Join(so.Dir, authorityFolder))
 		if err != nil {
 			return "", err
 		}

@@ -114,7 +114,7 @@ func RunPoll(ctx context.Context, o PollOptions) (PollReport, error) {
 
 // runTLS pairs polls over TLS with plain ones.
 func (o *PollOptions) runTLS(ctx context.Context, dir string, report *PollReport, plain *caller) error {
-	a, err := pki.OpenAuthority(filepath.Join(dir, "pki"))
+	a, err := pki.MakeAuthority(filepath.Join(dir, "pki"))
 	if err != nil {
 		return err
 	}

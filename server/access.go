@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -180,7 +179,7 @@ func (s *Server) admit(ctx context.Context, method string) (*caller, rule, error
 	case c.trusted, r.anyone, slices.Contains(r.roles, c.Role):
 		return c, r, nil
 	case c.IsZero():
-		return c, rule{}, status.Error(codes.Unauthenticated, "this call needs a certificate: see 'espalier login' and 'espalier agent --join'")
+		return c, rule{}, status.Error(codes.Unauthenticated, "this call needs a certificate")
 	default:
 		return c, rule{}, status.Errorf(codes.PermissionDenied, "%v may not call %s", c.Identity, method)
 	}
@@ -267,7 +266,7 @@ var errDenied = errors.New("the rules don't allow this")
 // words.
 func (s *Server) logDenied(ctx context.Context, c *caller, method string, err error) {
 	from := addressOf(ctx)
-	if !s.denied.first(strings.Join([]string{c.String(), from, method}, " "), time.Now()) {
+	if !s.denied.first(c.String(), from+" "+method, time.Now()) {
 		return
 	}
 	s.log.Warn("call refused", "method", method, "who", c.String(), "from", from, "error", status.Convert(err).Message())

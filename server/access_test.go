@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -212,7 +213,7 @@ type column struct {
 
 func columns(t *testing.T, w *secured) []column {
 	t.Helper()
-	elsewhere, err := pki.OpenAuthority(t.TempDir())
+	elsewhere, err := pki.MakeAuthority(filepath.Join(t.TempDir(), "pki"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -129,6 +129,7 @@ func (u *upload) restore(ctx context.Context, objects *spool.Sorted) (*espalierv
 		return nil, err
 	}
 	r.Objects, r.Who = objects.All(), who(ctx)
+	r.Count, r.Bytes = uint64(objects.Len()), objects.Bytes()
 	restored, err := u.server.store.Restore(ctx, u.name, r)
 	if !r.DryRun {
 		u.server.logChange(ctx, "restore", u.name, r.Why, restored.Head, err, "replaced", restored.Replaced.Number,

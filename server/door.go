@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -18,7 +19,8 @@ import (
 //
 // Where there are too many of a kind the oldest makes room, which is hardly ever
 // an honest one: those who have not finished their handshake, those who have
-// shown no certificate, and those of one host, which uses its latest alone.
+// shown no certificate, of both those who come from one place, and those of one
+// host, which uses its latest alone.
 type door struct {
 	net.Listener
 
@@ -26,22 +28,26 @@ type door struct {
 	all       int
 	waiting   []*doorConn            // for the end of their handshake; each of these in the order of their coming
 	strangers []*doorConn            // without a certificate
+	unknown   map[string][]*doorConn // both, by where they come from
 	live      map[string][]*doorConn // by who bears it
 }
 
-func newDoor(l net.Listener) *door { return &door{Listener: l, live: map[string][]*doorConn{}} }
+func newDoor(l net.Listener) *door {
+	return &door{Listener: l, unknown: map[string][]*doorConn{}, live: map[string][]*doorConn{}}
+}
 
 // doorConn is a connection that has come in.
 type doorConn struct {
 	net.Conn
 	door *door
+	from string // as sourceOf has it
 	// read counts the bytes that have come while nobody knew of whom.
 	read  atomic.Int64
 	known atomic.Bool
 
 	// Under door.mu:
 	who    string      // "": nobody knows, or a stranger
-	timer  *time.Timer // ends it; nil: none
+	timer  *time.Timer // ends it; nil: it waits for its handshake
 	closed bool
 }
 
@@ -69,12 +75,31 @@ func (d *door) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		c := &doorConn{Conn: conn, door: d}
+		if err := setUserTimeout(conn, keepaliveParams.Timeout); err != nil { // gRPC would, but knows no doorConn
+			_ = conn.Close()
+			continue
+		}
+		c := &doorConn{Conn: conn, door: d, from: sourceOf(conn.RemoteAddr())}
 		if d.enter(c) {
 			return c, nil
 		}
 		_ = conn.Close()
 	}
+}
+
+// sourceOf returns what one attacker has one of: an address of IPv4, or a network
+// of 64 bits of IPv6, in which he may have any address.
+func sourceOf(a net.Addr) string {
+	at, err := netip.ParseAddrPort(a.String())
+	if err != nil {
+		return a.String() // no address of a network
+	}
+	ip := at.Addr().Unmap()
+	if ip.Is6() {
+		network, _ := ip.WithZone("").Prefix(64)
+		return network.String()
+	}
+	return ip.String()
 }
 
 func (d *door) enter(c *doorConn) bool {
@@ -85,7 +110,8 @@ func (d *door) enter(c *doorConn) bool {
 	}
 	d.all++
 	d.waiting = append(d.waiting, c)
-	oldest := surplus(d.waiting, MaxHalfOpen)
+	d.unknown[c.from] = append(d.unknown[c.from], c)
+	oldest := slices.Concat(surplus(d.waiting, MaxHalfOpen), surplus(d.unknown[c.from], MaxUnknownEach))
 	d.mu.Unlock()
 	closeAll(oldest)
 	return true
@@ -123,6 +149,7 @@ func (d *door) settle(c *doorConn, id pki.Identity, expires time.Time) error {
 		c.timer = time.AfterFunc(StrangerTime, func() { _ = c.Close() })
 		return nil
 	}
+	drop(d.unknown, c.from, c)
 	c.who = id.String()
 	theirs := append(d.live[c.who], c)
 	d.live[c.who] = theirs
@@ -149,10 +176,16 @@ func (d *door) leave(c *doorConn) {
 		c.timer.Stop()
 	}
 	d.waiting, d.strangers = without(d.waiting, c), without(d.strangers, c)
-	if theirs := without(d.live[c.who], c); len(theirs) > 0 {
-		d.live[c.who] = theirs
+	drop(d.unknown, c.from, c)
+	drop(d.live, c.who, c)
+}
+
+// drop takes c out of those under key, if it is there.
+func drop(all map[string][]*doorConn, key string, c *doorConn) {
+	if left := without(all[key], c); len(left) > 0 {
+		all[key] = left
 	} else {
-		delete(d.live, c.who)
+		delete(all, key)
 	}
 }
 
@@ -163,12 +196,21 @@ func without(all []*doorConn, c *doorConn) []*doorConn {
 	return all
 }
 
-// end closes all connections of a bearer, without a word, for which it might
-// have to wait, and returns how many.
-func (d *door) end(who string) int {
+// end closes all connections of a bearer but last, without a word, for which it
+// might have to wait, and returns how many there are.
+func (d *door) end(who string, last *doorConn) int {
 	d.mu.Lock()
 	theirs := slices.Clone(d.live[who])
 	d.mu.Unlock()
-	closeAll(theirs)
+	closeAll(without(slices.Clone(theirs), last))
 	return len(theirs)
+}
+
+// part ends a connection once the answer to its last call has gone out.
+func (d *door) part(c *doorConn) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !c.closed {
+		c.timer.Reset(PartingTime)
+	}
 }

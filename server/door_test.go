@@ -84,7 +84,8 @@ func TestStrangers(t *testing.T) {
 	ended := hang(t, w.dial(w.as(web1)))
 	const more = 3
 	var conns []net.Conn
-	for range server.MaxStrangers + more {
+	for i := range server.MaxStrangers + more {
+		w.dialer = w.from(i * 8 / (server.MaxStrangers + more))
 		conns = append(conns, handshake(t, w, w.nobody()))
 		defer conns[len(conns)-1].Close()
 		if _, err := conns[len(conns)-1].Read(make([]byte, 1)); err != nil { // the server knows it, then
@@ -103,6 +104,55 @@ func TestStrangers(t *testing.T) {
 	case err := <-ended:
 		t.Errorf("the host's call ended: %v", err)
 	default:
+	}
+}
+
+// TestUnknownEach: one address can't take all the places of those whom nobody
+// knows, with and without handshakes; who is known is no part of it.
+func TestUnknownEach(t *testing.T) {
+	w := secure(t)
+	ended := hang(t, w.dial(w.as(web1)))
+	other := func() net.Conn {
+		t.Helper()
+		w.dialer = w.from(1)
+		defer func() { w.dialer = w.from(0) }()
+		c := handshake(t, w, w.nobody())
+		t.Cleanup(func() { c.Close() })
+		if _, err := c.Read(make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	first := other()
+	for i := range 2 * server.MaxHalfOpen {
+		var c net.Conn
+		if i%8 == 0 {
+			c = handshake(t, w, w.nobody())
+		} else {
+			var err error
+			if c, err = w.dialer(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		defer c.Close()
+	}
+	other()
+	if all, _ := w.server.Connections(); all > server.MaxUnknownEach+3 {
+		t.Errorf("%d connections, want %d from one address, and three more", all, server.MaxUnknownEach)
+	}
+	if err := first.SetReadDeadline(time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(io.Discard, first); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("who came from elsewhere was sent away: %v", err)
+	}
+	select {
+	case err := <-ended:
+		t.Errorf("the host's call ended: %v", err)
+	default:
+	}
+	if err := poll(w.dial(w.as(web1))); err != nil {
+		t.Errorf("a poll from that address: %v", err)
 	}
 }
 

@@ -29,7 +29,7 @@ func (s *Server) openFleet() error {
 	}
 	s.fleet = fleet.New(lists, seen)
 	s.lead = lead.New(lead.Options{
-		Sets: sets{s.store}, Fleet: s.fleet, Codec: s.codec, Interval: s.options.PollInterval, MaxHeld: s.options.Limits.MaxHeld, Logger: s.log,
+		Sets: sets{s.store, s}, Fleet: s.fleet, Codec: s.codec, Interval: s.options.PollInterval, MaxHeld: s.options.Limits.MaxHeld, Logger: s.log,
 	})
 	return nil
 }

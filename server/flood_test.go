@@ -360,14 +360,15 @@ func TestHalfOpen(t *testing.T) {
 		}
 	}()
 	for i := range 2000 {
+		if i%200 == 0 {
+			w.dialer = w.from(i / 200)
+			b.polls()
+		}
 		c, err := w.dialer(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
 		conns = append(conns, c)
-		if i%500 == 0 {
-			b.polls()
-		}
 	}
 	if err := poll(w.dial(w.as(web1))); err != nil {
 		t.Errorf("a poll by one who comes last: %v", err)

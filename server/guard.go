@@ -23,6 +23,7 @@ import (
 // peerInfo is what is known of the other end of a connection.
 type peerInfo struct {
 	credentials.TLSInfo
+	conn    *doorConn
 	caller  caller // zero: it shows no certificate
 	expires time.Time
 	limit   *rate.Limiter // of its calls
@@ -68,7 +69,7 @@ func (g *guard) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, e
 	if err != nil {
 		return nil, nil, err
 	}
-	info := &peerInfo{TLSInfo: auth.(credentials.TLSInfo), limit: rate.NewLimiter(StrangerCallRate, StrangerCallBurst)}
+	info := &peerInfo{TLSInfo: auth.(credentials.TLSInfo), conn: c, limit: rate.NewLimiter(StrangerCallRate, StrangerCallBurst)}
 	if certs := info.State.PeerCertificates; len(certs) > 0 {
 		if info.caller.Identity, err = pki.IdentityOf(certs[0]); err != nil {
 			return nil, nil, err
@@ -101,18 +102,29 @@ func (g *guard) revoked(id pki.Identity) bool {
 	return ok && !id.Issued.After(until)
 }
 
+// connOf returns the connection that a call came by; nil: there is no TLS.
+func connOf(ctx context.Context) *doorConn {
+	if p, _ := peer.FromContext(ctx); p != nil {
+		if info, ok := p.AuthInfo.(*peerInfo); ok {
+			return info.conn
+		}
+	}
+	return nil
+}
+
 // revoke makes worthless what was issued to who up to now, which it returns, and
-// ends their connections, of which it returns the number.
+// ends their connections, of which it returns the number: but for last, which
+// the caller ends if it is one of them.
 //
 // Whoever issues something to them meanwhile asks revoked about what they
 // showed for it once it is made: it was made before now, then, or is not handed
 // out.
-func (g *guard) revoke(who string) (now time.Time, ended int) {
+func (g *guard) revoke(who string, last *doorConn) (now time.Time, ended int) {
 	g.mu.Lock()
 	now = time.Now()
 	g.until[who] = now
 	g.mu.Unlock()
-	return now, g.door.end(who)
+	return now, g.door.end(who, last)
 }
 
 // limitCalls is asked about each call before anything of it is read, also of

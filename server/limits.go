@@ -71,9 +71,11 @@ const (
 	seenBatch = 5000
 	// QuietTime is how long a warning isn't repeated, MaxWarnings how many
 	// different ones are said in it: a fleet that asks for sets that don't exist
-	// would fill a disk.
-	QuietTime   = 10 * time.Minute
-	MaxWarnings = 1000
+	// would fill a disk. MaxWarningsEach is how many of them may be about one
+	// caller, who else could say them all and hide what others do.
+	QuietTime       = 10 * time.Minute
+	MaxWarnings     = 1000
+	MaxWarningsEach = 100
 
 	// HandshakeTimeout bounds how long a connection may take to get ready.
 	HandshakeTimeout = 10 * time.Second
@@ -100,6 +102,12 @@ const (
 	// with.
 	MaxStrangers     = 256
 	MaxStrangerBytes = 64 << 10
+	// MaxUnknownEach bounds the connections from one address of whom nobody knows
+	// the bearer yet, or who shows no certificate: one machine, however hostile,
+	// leaves half of the places of strangers to others, and more of the half-open.
+	// A fleet behind one address gets in all the same, at HandshakeRate: a third
+	// of a second's worth may be under way.
+	MaxUnknownEach = 128
 	// CallRate and CallBurst bound the calls on one connection, StrangerCallRate
 	// and StrangerCallBurst those of who shows no certificate, who is sent away
 	// after StrangerTime.
@@ -108,6 +116,12 @@ const (
 	StrangerCallRate  = 1
 	StrangerCallBurst = 5
 	StrangerTime      = time.Minute
+	// PartingTime is how long an admin's connection stays who has revoked himself:
+	// enough for the answer. Calls on it are refused already.
+	PartingTime = 2 * time.Second
+	// MaxIssued is how many names the server remembers to whom something was
+	// issued, of 50 bytes or so each.
+	MaxIssued = 100_000
 	// DefaultTokenLife and MaxTokenLife bound how long a token waits for its use.
 	DefaultTokenLife = time.Hour
 	MaxTokenLife     = 30 * 24 * time.Hour

@@ -30,7 +30,9 @@ import (
 // the set has, or had, and records it.
 func (s *Server) logChange(ctx context.Context, call string, set desired.Name, why string, head desired.Head, err error, more ...any) {
 	why = why[:min(len(why), store.MaxWhyBytes)] // more is refused, but logged
-	_ = s.note(ctx, audit.Record{What: call, On: string(set), Epoch: epochOf(head), Revision: head.Number, Why: why}, err)
+	if err == nil || s.firstRefused(ctx, call, set, err) {
+		_ = s.note(ctx, audit.Record{What: call, On: string(set), Epoch: epochOf(head), Revision: head.Number, Why: why}, err)
+	}
 	switch {
 	case err == nil:
 		args := []any{"set", set, "epoch", head.Epoch.String(), "revision", head.Number, "who", who(ctx), "why", why}
@@ -40,6 +42,30 @@ func (s *Server) logChange(ctx context.Context, call string, set desired.Name, w
 	case ctx.Err() == nil: // or the caller gave up
 		s.log.Warn(call+" refused", "set", set, "who", who(ctx), "why", why, "error", err)
 	}
+}
+
+// Fork implements lead.Sets. It records the first time that a host holds another
+// history of a set: it has stopped the set's writers by it.
+func (s sets) Fork(ctx context.Context, set desired.Name, p desired.Position) error {
+	news, err := s.Store.Fork(ctx, set, p)
+	if news {
+		head, _ := s.Head(set) // zero if it is gone by now
+		_ = s.server.note(ctx, audit.Record{
+			What: "fork", On: string(set), Epoch: epochOf(head), Revision: head.Number,
+			Why: fmt.Sprintf("a host holds a revision %d that is not in its history: commits are refused until an epoch begins", p.Number),
+		}, nil)
+	}
+	return err
+}
+
+// firstRefused reports whether to record that a change of a set was refused: once
+// in QuietTime for each kind, since who loops can repeat it at will.
+func (s *Server) firstRefused(ctx context.Context, call string, set desired.Name, err error) bool {
+	kind := "refused"
+	if errors.Is(err, store.ErrConflict) {
+		kind = "conflict"
+	}
+	return s.denied.first(who(ctx), strings.Join([]string{addressOf(ctx), call, string(set), kind}, " "), time.Now())
 }
 
 func epochOf(head desired.Head) string {
@@ -118,8 +144,10 @@ func newSparse(l *slog.Logger) *slog.Logger {
 }
 
 func (h sparse) Handle(ctx context.Context, r slog.Record) error {
-	if r.Level >= slog.LevelWarn && !h.said.first(h.context+textOf(r), r.Time) {
-		return nil
+	if r.Level >= slog.LevelWarn {
+		if who, text := textOf(r); !h.said.first(who, h.context+text, r.Time) {
+			return nil
+		}
 	}
 	return h.Handler.Handle(ctx, r)
 }
@@ -132,40 +160,72 @@ func (h sparse) WithGroup(name string) slog.Handler {
 	return sparse{h.Handler.WithGroup(name), h.context + name, h.said}
 }
 
-// textOf returns all that a record says but when.
-func textOf(r slog.Record) string {
+// textOf returns all that a record says but when, and who it is about; "": nobody.
+func textOf(r slog.Record) (who, text string) {
 	var b strings.Builder
 	b.WriteString(r.Message)
 	r.Attrs(func(a slog.Attr) bool {
+		if a.Key == "who" {
+			who = a.Value.String()
+		}
 		fmt.Fprintf(&b, " %s", a)
 		return true
 	})
-	return b.String()
+	return who, b.String()
 }
 
 // said remembers what was said of late.
 type said struct {
-	mu    sync.Mutex
-	seed  maphash.Seed
-	until map[uint64]time.Time // by the text's hash: when it may be said again
+	mu   sync.Mutex
+	seed maphash.Seed
+	all  int
+	// until is, by who it is about and the text's hash, when it may be said
+	// again.
+	until map[string]map[uint64]time.Time
 }
 
-func newSaid() *said { return &said{seed: maphash.MakeSeed(), until: map[uint64]time.Time{}} }
+func newSaid() *said {
+	return &said{seed: maphash.MakeSeed(), until: map[string]map[uint64]time.Time{}}
+}
 
-// first reports whether there is room to say text, and it was not said of late.
-func (s *said) first(text string, now time.Time) bool {
+// first reports whether there is room to say text of who, and it was not said of
+// late.
+func (s *said) first(who, text string, now time.Time) bool {
 	key := maphash.String(s.seed, text)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if now.Before(s.until[key]) {
+	if now.Before(s.until[who][key]) {
 		return false
 	}
-	if len(s.until) >= MaxWarnings {
-		maps.DeleteFunc(s.until, func(_ uint64, until time.Time) bool { return !now.Before(until) })
-		if len(s.until) >= MaxWarnings {
+	if s.full(who) {
+		s.forget(now)
+		if s.full(who) {
 			return false
 		}
 	}
-	s.until[key] = now.Add(QuietTime)
+	if s.until[who] == nil {
+		s.until[who] = map[uint64]time.Time{}
+	}
+	if _, ok := s.until[who][key]; !ok {
+		s.all++
+	}
+	s.until[who][key] = now.Add(QuietTime)
 	return true
+}
+
+// full reports whether no more can be said of who, or at all. What is about nobody
+// is the server's own.
+func (s *said) full(who string) bool {
+	return s.all >= MaxWarnings || who != "" && len(s.until[who]) >= MaxWarningsEach
+}
+
+// forget drops what may be said again.
+func (s *said) forget(now time.Time) {
+	s.all = 0
+	for who, theirs := range s.until {
+		maps.DeleteFunc(theirs, func(_ uint64, until time.Time) bool { return !now.Before(until) })
+		if s.all += len(theirs); len(theirs) == 0 {
+			delete(s.until, who)
+		}
+	}
 }

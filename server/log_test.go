@@ -107,8 +107,8 @@ func TestLog(t *testing.T) {
 		for i := range server.MaxWarnings + 10 {
 			poll(fmt.Sprint("s", i))
 		}
-		if found := log.with("doesn't exist"); len(found) > 2+server.MaxWarnings {
-			t.Errorf("%d lines, want %d at most", len(found), server.MaxWarnings)
+		if found := log.with("doesn't exist"); len(found) > 2+server.MaxWarningsEach {
+			t.Errorf("%d lines, want %d at most of one caller", len(found), server.MaxWarningsEach)
 		}
 		conn.Close()
 		cancel()

@@ -107,13 +107,6 @@ func (v *valve) done(host desired.Name, p *pipe) {
 	}
 }
 
-// underWay returns how many pulls there are.
-func (v *valve) underWay() int {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	return v.pulls
-}
-
 // send waits until so many bytes may be sent through the pipe.
 func (v *valve) send(ctx context.Context, p *pipe, n int) error {
 	if err := p.bytes.WaitN(ctx, n); err != nil {

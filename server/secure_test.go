@@ -58,11 +58,24 @@ func secure(t testing.TB) *secured {
 	})
 }
 
+// from returns what dials from the i-th address of the loopback interface.
+func (w *secured) from(i int) func(context.Context) (net.Conn, error) {
+	w.t.Helper()
+	probe, err := w.dialer(context.Background())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	server := probe.RemoteAddr().String()
+	probe.Close()
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, byte(1+i))}}
+	return func(ctx context.Context) (net.Conn, error) { return d.DialContext(ctx, "tcp", server) }
+}
+
 func secureOn(t testing.TB, listen func() (net.Listener, func(context.Context) (net.Conn, error))) *secured {
 	t.Helper()
 	w := &secured{t: t, dir: t.TempDir(), log: &lines{}, listen: listen}
 	var err error
-	if w.authority, err = pki.OpenAuthority(filepath.Join(w.dir, "pki")); err != nil {
+	if w.authority, err = pki.MakeAuthority(filepath.Join(w.dir, "pki")); err != nil {
 		t.Fatal(err)
 	}
 	w.start()

@@ -70,6 +70,7 @@ type Server struct {
 	wakes    *rate.Limiter
 	guard    *guard // nil: there is no TLS
 	denied   *said  // the calls that were refused of late
+	issued   issued
 }
 
 // New returns a Server of a store, which the caller closes after Run has
@@ -81,6 +82,7 @@ func New(s *store.Store, o Options) *Server {
 	return &Server{
 		store: s, options: o, log: newSparse(cmp.Or(o.Logger, slog.Default())), codec: delta.NewCodec(), denied: newSaid(),
 		stopping: make(chan struct{}), valve: newValve(o.Limits), wakes: rate.NewLimiter(WakeRate, WakeBurst),
+		issued: issued{to: map[string]struct{}{}},
 	}
 }
 
@@ -114,6 +116,7 @@ func (s *Server) Run(ctx context.Context, l net.Listener) error {
 	group.Go(func() error { return s.scrub(ctx) })
 	group.Go(func() error { return s.syncAudit(ctx) })
 	group.Go(func() error { return s.keepSeen(ctx) })
+	group.Go(func() error { return s.readAudit(ctx) })
 	group.Go(func() error { return s.options.Trust.renewOwn(ctx, s.log) })
 	return group.Wait()
 }

@@ -32,7 +32,10 @@ func (s source) Touched(number uint64, limit int) (desired.Digest, [][]byte, boo
 }
 
 // sets is a store as a leader sees it.
-type sets struct{ *store.Store }
+type sets struct {
+	*store.Store
+	server *Server
+}
 
 func (s sets) View(set desired.Name, fn func(delta.Source) error) error {
 	return s.Store.View(set, func(snapshot *store.Snapshot) error { return fn(source{snapshot}) })

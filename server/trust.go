@@ -10,9 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
-
 	"espalier/internal/audit"
 	"espalier/internal/desired"
 	"espalier/internal/pki"
@@ -29,6 +26,10 @@ type Trust struct {
 	// there are no tokens.
 	Authority *pki.Authority
 }
+
+// MachineAdmin is the operator for whom a server with an authority of its own
+// leaves credentials on its machine.
+var MachineAdmin = pki.Identity{Role: pki.RoleAdmin, Name: "root"}
 
 // renewOwn makes new credentials for the server itself when half of their life
 // is over.
@@ -57,6 +58,12 @@ type trustService struct {
 	server *Server
 }
 
+// What the audit log calls it when something is issued to somebody.
+const (
+	whatToken  = "create token"
+	whatEnroll = "enroll"
+)
+
 // grant is what a token is good for, as the store keeps it.
 type grant struct {
 	Role pki.Role     `json:"role"`
@@ -65,8 +72,6 @@ type grant struct {
 	Made time.Time    `json:"made"`
 }
 
-// identity returns who a token lets in. It is issued when the token is made: to
-// revoke somebody is to revoke the tokens, too, that wait for them.
 // scope says in words which sets the bearer may use.
 func (g grant) scope() string {
 	switch {
@@ -78,17 +83,23 @@ func (g grant) scope() string {
 	return "for sets " + strings.Join(g.Sets, ",")
 }
 
+// identity returns who a token lets in. It is issued when the token is made: to
+// revoke somebody is to revoke the tokens, too, that wait for them.
 func (g grant) identity() pki.Identity {
 	return pki.Identity{Role: g.Role, Name: g.Name, Sets: g.Sets, Issued: g.Made}
 }
 
-var errNoAuthority = status.Error(codes.Unimplemented, "this server signs no certificates: it runs with --insecure, or with certificates of your own")
-
+// authority returns what signs certificates, or an error for who calls.
 func (t trustService) authority() (*pki.Authority, error) {
-	if trust := t.server.options.Trust; trust != nil && trust.Authority != nil {
+	switch trust := t.server.options.Trust; {
+	case trust == nil:
+		return nil, wire.ToStatus(fmt.Errorf("%w: it runs with --insecure, has no tokens, and signs no certificates", wire.ErrUnsupported))
+	case trust.Authority == nil:
+		return nil, wire.ToStatus(fmt.Errorf("%w: it runs with certificates of your own, has no tokens, and signs no certificates: "+
+			"the authority that --client-ca names does", wire.ErrUnsupported))
+	default:
 		return trust.Authority, nil
 	}
-	return nil, errNoAuthority
 }
 
 func (t trustService) CreateToken(ctx context.Context, req *espalierv1.CreateTokenRequest) (*espalierv1.CreateTokenResponse, error) {
@@ -117,7 +128,7 @@ func (t trustService) CreateToken(ctx context.Context, req *espalierv1.CreateTok
 	if err == nil {
 		err = t.server.store.PutToken(token.Hash(), encoded, time.Now().Add(ttl))
 	}
-	if err := t.server.record(ctx, audit.Record{What: "create token", On: g.identity().String(), Why: fmt.Sprintf("good for %v, %s", ttl, g.scope())}, err); err != nil {
+	if err := t.server.record(ctx, audit.Record{What: whatToken, On: g.identity().String(), Why: fmt.Sprintf("good for %v, %s", ttl, g.scope())}, err); err != nil {
 		return nil, wire.ToStatus(err)
 	}
 	return &espalierv1.CreateTokenResponse{Secret: token.Secret[:], Authority: token.Authority[:]}, nil
@@ -132,26 +143,41 @@ func (t trustService) Enroll(ctx context.Context, req *espalierv1.EnrollRequest)
 	if err != nil {
 		return nil, wire.ToStatus(err)
 	}
-	encoded, err := t.server.store.TakeToken(pki.HashSecret(req.GetSecret()))
+	g, err := t.take(req)
 	if err != nil { // anyone can make it fail
 		t.server.logDenied(ctx, callerOf(ctx), espalierv1.TrustService_Enroll_FullMethodName, err)
 		return nil, wire.ToStatus(err)
-	}
-	var g grant
-	if err := json.Unmarshal(encoded, &g); err != nil {
-		return nil, wire.ToStatus(fmt.Errorf("token: %w", err))
 	}
 	cert, err := t.issue(a, request, g.identity())
 	if errors.Is(err, errRevoked) {
 		err = store.ErrNoToken
 	}
-	if err := t.server.record(ctx, audit.Record{What: "enroll", On: g.identity().String(), Why: g.scope()}, err); err != nil {
+	if err := t.server.record(ctx, audit.Record{What: whatEnroll, On: g.identity().String(), Why: g.scope()}, err); err != nil {
 		return nil, wire.ToStatus(err)
 	}
 	if g.Role == pki.RoleHost {
 		t.server.fleet.Enrolled(g.Name)
 	}
 	return &espalierv1.EnrollResponse{Certificate: cert.Raw, Authority: a.Certificate().Raw}, nil
+}
+
+// take uses a token up that is for who the client wants to be, and returns what
+// it grants. What it is for, only its bearer is told.
+func (t trustService) take(req *espalierv1.EnrollRequest) (g grant, err error) {
+	want := pki.Want{Name: desired.Name(req.GetName())}
+	for _, role := range req.GetRoles() {
+		want.Roles = append(want.Roles, pki.Role(role))
+	}
+	err = t.server.store.TakeToken(pki.HashSecret(req.GetSecret()), func(encoded []byte) error {
+		if err := json.Unmarshal(encoded, &g); err != nil {
+			return fmt.Errorf("token: %w", err)
+		}
+		if id := g.identity(); !want.Allows(id) && !t.server.guard.revoked(id) { // it is none, else, as issue says
+			return fmt.Errorf("%w: it lets %v in, and was not used up", wire.ErrOtherToken, id)
+		}
+		return nil
+	})
+	return g, err
 }
 
 var errRevoked = errors.New("it was revoked meanwhile")
@@ -189,7 +215,7 @@ func (t trustService) RenewCertificate(ctx context.Context, req *espalierv1.Rene
 
 func (t trustService) Revoke(ctx context.Context, req *espalierv1.RevokeRequest) (*espalierv1.RevokeResponse, error) {
 	if t.server.guard == nil {
-		return nil, errNoAuthority
+		return nil, wire.ToStatus(fmt.Errorf("%w: it runs with --insecure, and knows nobody to revoke", wire.ErrUnsupported))
 	}
 	id := pki.Identity{Role: pki.Role(req.GetRole()), Name: desired.Name(req.GetName())}
 	if err := id.Check(); err != nil {
@@ -198,93 +224,16 @@ func (t trustService) Revoke(ctx context.Context, req *espalierv1.RevokeRequest)
 	if len(req.GetWhy()) > store.MaxWhyBytes { // or it could not be recorded
 		return nil, wire.ToStatus(fmt.Errorf("%w reason: %d bytes, at most %d are allowed", desired.ErrInvalid, len(req.GetWhy()), store.MaxWhyBytes))
 	}
-	until, ended := t.server.guard.revoke(id.String()) // first, so that nothing is issued meanwhile
+	conn := connOf(ctx)
+	if callerOf(ctx).String() == id.String() {
+		defer t.server.guard.door.part(conn)
+	}
+	until, ended := t.server.guard.revoke(id.String(), conn) // first, so that nothing is issued meanwhile
 	err := t.server.store.Revoke(id.String(), until)
 	time.Sleep(time.Until(until.Truncate(time.Millisecond).Add(time.Millisecond))) // as finely as certificates tell; what comes after is good
 	if err := t.server.record(ctx, audit.Record{What: "revoke", On: id.String(), Why: req.GetWhy()}, err); err != nil {
 		return nil, wire.ToStatus(err)
 	}
-	return &espalierv1.RevokeResponse{Connections: uint32(ended)}, nil
-}
-
-// auditPage is how many records go into a message.
-const auditPage = 64
-
-func (t trustService) Audit(req *espalierv1.AuditRequest, stream espalierv1.TrustService_AuditServer) error {
-	log := t.server.options.Audit
-	if log == nil {
-		return status.Error(codes.Unimplemented, "this server keeps no audit log")
-	}
-	after := req.GetAfter()
-	if last := log.Last(); req.GetLimit() > 0 && req.GetLimit() < last {
-		after = max(after, last-req.GetLimit())
-	}
-	resp := &espalierv1.AuditResponse{}
-	err := log.Read(func(line []byte, r audit.Record) error {
-		if r.Number <= after {
-			return stream.Context().Err()
-		}
-		resp.Records = append(resp.Records, append([]byte(nil), line...))
-		if len(resp.Records) < auditPage {
-			return nil
-		}
-		err := stream.Send(resp)
-		resp = &espalierv1.AuditResponse{}
-		return err
-	})
-	if len(resp.Records) > 0 {
-		err = errors.Join(err, stream.Send(resp))
-	}
-	return wire.ToStatus(err)
-}
-
-// record writes r to the audit log, durably, with who makes the call and err,
-// how it ended, which it returns. What can't be recorded has failed.
-func (s *Server) record(ctx context.Context, r audit.Record, err error) error {
-	if err := s.note(ctx, r, err); err != nil {
-		return err
-	}
-	if log := s.options.Audit; log != nil {
-		if e := log.Sync(); e != nil {
-			return errors.Join(err, e)
-		}
-	}
-	return err
-}
-
-// note is record without waiting for the disk: a timer sees to that.
-func (s *Server) note(ctx context.Context, r audit.Record, err error) error {
-	log := s.options.Audit
-	if log == nil {
-		return err
-	}
-	r.Who, r.From = callerOf(ctx).String(), addressOf(ctx)
-	if err != nil {
-		r.Error = fmt.Sprintf("%.1000s", err)
-	}
-	if e := log.Append(r); e != nil {
-		s.log.Error("the audit log can't be written", "error", e)
-		return errors.Join(err, e)
-	}
-	return err
-}
-
-// syncAudit makes the audit log durable now and then.
-func (s *Server) syncAudit(ctx context.Context) error {
-	log := s.options.Audit
-	if log == nil {
-		return nil
-	}
-	t := time.NewTicker(AuditSync)
-	defer t.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-t.C:
-			if err := log.Sync(); err != nil {
-				s.log.Error("the audit log can't be written", "error", err)
-			}
-		}
-	}
+	never := t.server.options.Trust.Authority != nil && id.String() != MachineAdmin.String() && t.server.issued.never(id.String())
+	return &espalierv1.RevokeResponse{Connections: uint32(ended), NeverIssued: never}, nil
 }

@@ -11,6 +11,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"net/url"
@@ -164,6 +165,20 @@ func TestEnrollRefuses(t *testing.T) {
 		}
 		if !errors.Is(wire.FromStatus(err), store.ErrNoToken) || got != want {
 			t.Errorf("%s: Enroll = %q, want %q", name, got, want)
+		}
+	}
+	for name, want := range map[string]*espalierv1.EnrollRequest{
+		"role": {Roles: []string{"admin", "writer", "reader"}}, "name": {Roles: []string{"host"}, Name: "web-2"},
+	} {
+		client := espalierv1.NewTrustServiceClient(w.dial(w.nobody()))
+		want.Request, _ = csr(t)
+		want.Secret = secret
+		if _, err := client.Enroll(t.Context(), want); !errors.Is(wire.FromStatus(err), wire.ErrOtherToken) || !strings.Contains(err.Error(), "host/web-1") {
+			t.Errorf("Enroll with a token of another %s = %v, want %v", name, err, wire.ErrOtherToken)
+		}
+		want.Secret = near
+		if _, err := client.Enroll(t.Context(), want); !errors.Is(wire.FromStatus(err), store.ErrNoToken) || strings.Contains(err.Error(), "web-1") {
+			t.Errorf("Enroll with no token, for another %s = %v, want %v", name, err, store.ErrNoToken)
 		}
 	}
 	if id, _, err := w.enroll(secret); err != nil || id.String() != web1.String() {
@@ -378,7 +393,7 @@ func TestAudit(t *testing.T) {
 		}
 		for _, line := range resp.GetRecords() {
 			var r audit.Record
-			if err := json.Unmarshal(line, &r); err != nil || r.From != "127.0.0.1" {
+			if err := json.Unmarshal(line, &r); err != nil || r.From != "127.0.0.1" || strings.Contains(r.Error, "rpc error") {
 				t.Errorf("record %s: %v", line, err)
 			}
 			fields := []string{r.Who, r.What, r.On}
@@ -570,4 +585,125 @@ func TestRevokedTakeNoRoom(t *testing.T) {
 	}
 	good.Close()
 	<-ended
+}
+
+// TestRevokeOneself: the answer comes, and then the connection that it came over
+// ends, with what else goes on there.
+func TestRevokeOneself(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *secured) {
+		config := w.as(root)
+		conn, other := w.dial(config), w.dial(config)
+		here, there := hang(t, conn), hang(t, other)
+		synctest.Wait()
+		resp, err := espalierv1.NewTrustServiceClient(conn).Revoke(t.Context(), &espalierv1.RevokeRequest{Role: "admin", Name: "root"})
+		if err != nil || resp.GetConnections() != 2 {
+			t.Errorf("Revoke of oneself = %v, %v, want two connections", resp, err)
+		}
+		if err := <-there; status.Code(err) != codes.Unavailable {
+			t.Errorf("a call on another connection ended with %v", err)
+		}
+		if err := poll(conn); status.Code(err) != codes.Unauthenticated {
+			t.Errorf("a call of who has revoked himself = %v, want %v", err, codes.Unauthenticated)
+		}
+		start := time.Now()
+		if err := <-here; status.Code(err) != codes.Unavailable || time.Since(start) > server.PartingTime {
+			t.Errorf("a call on the same connection ended with %v after %v", err, time.Since(start))
+		}
+		conn.Close()
+		other.Close()
+		w.stop()
+	})
+}
+
+// TestNeverIssued: who revokes somebody is told if nobody of the name was ever
+// let in, where the server can know.
+func TestNeverIssued(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *secured) {
+		revoke := func(id pki.Identity) bool {
+			t.Helper()
+			synctest.Wait()
+			resp, err := w.admin().Revoke(t.Context(), &espalierv1.RevokeRequest{Role: string(id.Role), Name: string(id.Name)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Minute)
+			return resp.GetNeverIssued()
+		}
+		jo := pki.Identity{Role: pki.RoleWriter, Name: "jo"}
+		w.token(web1, time.Hour)
+		if _, _, err := w.enroll(w.token(jo, time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			for id, want := range map[*pki.Identity]bool{
+				&web1: false, &jo: false, {Role: pki.RoleHost, Name: "jo"}: true, {Role: pki.RoleReader, Name: "jo"}: true, {Role: pki.RoleHost, Name: "web-2"}: true,
+			} {
+				if got := revoke(*id); got != want {
+					t.Errorf("Revoke of %v: never issued = %v, want %v", id, got, want)
+				}
+			}
+			w.restart() // from now on the log says it
+		}
+		if revoke(root) {
+			t.Error("the machine's own admin never had anything")
+		}
+		w.stop()
+		if err := os.WriteFile(filepath.Join(w.dir, "audit.jsonl"), []byte("{}\n{}\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		w.start()
+		if revoke(pki.Identity{Role: pki.RoleHost, Name: "web-2"}) {
+			t.Error("a log that was changed knows of everybody")
+		}
+		if len(w.log.with("WARN", "the audit log is not what was written")) != 1 {
+			t.Error("a log that was changed is not told of at the start")
+		}
+		w.stop()
+	})
+}
+
+// TestOneSilencesNobody: a writer who is refused in ever other ways, within his
+// rights, takes neither the log nor the audit log from others.
+func TestOneSilencesNobody(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *secured) {
+		writer := func(name desired.Name) *grpc.ClientConn {
+			return w.dial(w.as(pki.Identity{Role: pki.RoleWriter, Name: name}))
+		}
+		loud, other := writer("loud"), writer("other")
+		refuse := func(conn *grpc.ClientConn, terms *espalierv1.CommitTerms) {
+			t.Helper()
+			if _, err := commit(t, conn, terms, frame(t, put("a", "1"))); err == nil {
+				t.Fatal("a commit that has to be refused was not")
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+		w.make(t, "s")
+		for i := range server.MaxWarnings + 10 {
+			refuse(loud, &espalierv1.CommitTerms{Set: fmt.Sprint("s", i), Why: strings.Repeat("x", store.MaxWhyBytes+1)})
+		}
+		for range 50 { // one loops, with what it once knew
+			refuse(other, &espalierv1.CommitTerms{Set: "s", Expect: &espalierv1.Position{Number: 9}})
+		}
+		refuse(other, &espalierv1.CommitTerms{Set: "s", Why: strings.Repeat("x", store.MaxWhyBytes+1)})
+		synctest.Wait()
+		if n := len(w.log.with("WARN", "who=writer/loud")); n == 0 || n > server.MaxWarningsEach {
+			t.Errorf("%d warnings about one caller, want %d at most", n, server.MaxWarningsEach)
+		}
+		if n := len(w.log.with("WARN", "who=writer/other")); n != 1 {
+			t.Errorf("%d warnings about another, want one", n)
+		}
+		recorded := map[string]int{}
+		err := audit.Read(filepath.Join(w.dir, "audit.jsonl"), func(_ []byte, r audit.Record) error {
+			if r.Error != "" {
+				recorded[r.Who]++
+			}
+			return nil
+		})
+		if err != nil || recorded["writer/other"] != 2 || recorded["writer/loud"] > server.MaxWarningsEach {
+			t.Errorf("refusals recorded: %v, %v, want 2 of writer/other", recorded, err)
+		}
+		loud.Close()
+		other.Close()
+		w.stop()
+	})
 }

@@ -28,8 +28,6 @@ const (
 	lockFile   = "lock"
 	ownerFile  = "owner" // whose data folder it is, in words
 
-	identityFile = "identity.pem" // what an agent got when it joined; not the store's
-
 	// The names of files that belong to a set. Only what ends in setSuffix is
 	// one: a set's name may contain dots, and anything else.
 	setSuffix     = ".db"
@@ -40,6 +38,11 @@ const (
 	damagedSuffix = ".db.damaged" // an agent's: a mirror that can't be read
 	longestSuffix = len(floorSuffix2 + durable.Suffix)
 )
+
+// IdentityFile is the name under which agents and operators keep the credentials
+// that they were given; an agent's lie in its data folder, and are there before
+// anything else.
+const IdentityFile = "identity.pem"
 
 // setPath returns the path of a file that belongs to the set. A name that would
 // make it too long for a file system is cut and told apart by a digest; '~' is
@@ -127,7 +130,7 @@ func ours(dir string) error {
 		}
 	}
 	for _, f := range files {
-		if name := f.Name(); name != lockFile && name != identityFile {
+		if name := f.Name(); name != lockFile && name != IdentityFile {
 			return fmt.Errorf("%w: %s is no data folder, and not empty: it has %.100q", ErrForeign, dir, name)
 		}
 	}

@@ -11,11 +11,12 @@ import (
 // is not in the set's history: somebody put an older copy of the set's file
 // back, and both sides went on from there. Which of the two is right is for an
 // operator to say. Until Restore, Renew or Delete ends the epoch, commits are
-// refused with ErrForked; reads go on. A position in another epoch is ignored.
-func (s *Store) Fork(ctx context.Context, name desired.Name, p desired.Position) error {
+// refused with ErrForked; reads go on. A position in another epoch is ignored. It
+// reports whether nobody had said so before.
+func (s *Store) Fork(ctx context.Context, name desired.Name, p desired.Position) (news bool, err error) {
 	set, err := s.use(name)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer s.letGo(set)
 	known := func() bool { // hosts say it with each poll
@@ -24,26 +25,27 @@ func (s *Store) Fork(ctx context.Context, name desired.Name, p desired.Position)
 		return st.head.Epoch != p.Epoch || st.forked >= p.Number
 	}
 	if known() {
-		return nil
+		return false, nil
 	}
 	if err := set.lock(ctx); err != nil {
-		return err
+		return false, err
 	}
 	defer set.unlock()
 	if known() { // by now
-		return nil
+		return false, nil
 	}
+	news = set.state.Load().forked == 0
 	_, err = s.update(set, func(e *edit) error {
 		e.forked = p.Number
 		return e.meta.write(e.tx)
 	})
 	if err != nil {
-		return err
+		return false, err
 	}
 	s.log.Error("a host holds another history of a set; commits to it are refused until an operator starts an epoch",
 		"set", name, "revision", set.state.Load().head.Number, "held", p.Number)
 	set.change(func(st setState) setState { st.forked = p.Number; return st })
-	return nil
+	return news, nil
 }
 
 func (m *meta) forkError() error {

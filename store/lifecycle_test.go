@@ -465,7 +465,7 @@ func TestForkIsBounded(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := s.Fork(t.Context(), "set", desired.Position{Epoch: head.Epoch, Number: desired.MaxNumber}); err != nil {
+		if _, err := s.Fork(t.Context(), "set", desired.Position{Epoch: head.Epoch, Number: desired.MaxNumber}); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := s.Commit(t.Context(), "set", store.Commit{Changes: numbered(3, "2").changes()}); !errors.Is(err, store.ErrForked) {

@@ -34,7 +34,11 @@ type Restore struct {
 	// key; their digests are recomputed, and their memory is only read until the
 	// next is asked for.
 	Objects iter.Seq2[desired.Change, error]
-	From    Origin
+	// Count and Bytes are how many objects there are and what their keys and
+	// envelopes add up to, for which room on the disk is asked for before
+	// anything is written; 0: nobody knows.
+	Count, Bytes uint64
+	From         Origin
 	// Expect is the revision that must be the head, as for a Commit.
 	Expect *desired.Position
 	// MaxDelete guards against deleting too much of what the set holds; nil, or
@@ -94,6 +98,7 @@ func (s *Store) RestoreFile(ctx context.Context, name desired.Name, f *File, r R
 	err := f.View(func(snap *Snapshot) error {
 		var err error
 		r.Objects, r.From = snap.Objects(nil, nil), f.Origin()
+		r.Count, r.Bytes = snap.Head().Objects, snap.Head().Bytes
 		result, err = s.Restore(ctx, name, r)
 		return err
 	})
@@ -188,7 +193,10 @@ func (run *restoring) loadOver(ctx context.Context, snap *Snapshot) error {
 func (run *restoring) load(ctx context.Context) error {
 	var l *loader
 	if !run.DryRun {
-		var err error
+		err := needRoom(run.store.dir, fileBytes(desired.Head{Objects: run.Count, Bytes: run.Bytes}))
+		if err != nil {
+			return err
+		}
 		path := setPath(run.store.dir, run.set.name, newSuffix)
 		if l, err = newLoader(run.store.opener, path, run.set.name, cmp.Or(run.From.Salt, newSalt())); err != nil {
 			return err

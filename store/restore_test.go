@@ -172,8 +172,10 @@ func TestRestoreForked(t *testing.T) {
 	s := openStore(t, t.TempDir(), quiet)
 	held := commit(t, s, "set", numbered(3, "1")).Head.Position
 	held.Number = 9
-	if err := s.Fork(t.Context(), "set", held); err != nil {
-		t.Fatal(err)
+	for _, want := range []bool{true, false} {
+		if news, err := s.Fork(t.Context(), "set", held); err != nil || news != want {
+			t.Fatalf("Fork = %v, %v, want %v", news, err, want)
+		}
 	}
 	c := store.Commit{Changes: numbered(3, "2").changes()}
 	if _, err := s.Commit(t.Context(), "set", c); !errors.Is(err, store.ErrForked) {
@@ -184,4 +186,22 @@ func TestRestoreForked(t *testing.T) {
 		t.Errorf("Restore = %+v, %v, want a number above %d", r, err, held.Number)
 	}
 	commit(t, s, "set", numbered(3, "2"))
+}
+
+// TestRestoreNeedsRoom: a restore that has no room is refused before it reads or
+// writes anything; a dry run needs none.
+func TestRestoreNeedsRoom(t *testing.T) {
+	s := openStore(t, t.TempDir(), quiet)
+	m := model{}.apply(numbered(3, "1"))
+	commit(t, s, "set", m.puts())
+	read := 0
+	r := store.Restore{Count: 1 << 50, Bytes: 1 << 60, Objects: func(func(desired.Change, error) bool) { read++ }}
+	if _, err := s.Restore(t.Context(), "set", r); !errors.Is(err, store.ErrDiskFull) || read > 0 {
+		t.Errorf("Restore without room = %v, read %d times, want %v", err, read, store.ErrDiskFull)
+	}
+	view(t, s, "set", func(snap *store.Snapshot) { m.verify(t, snap) })
+	r.DryRun = true
+	if _, err := s.Restore(t.Context(), "set", r); err != nil || read != 1 {
+		t.Errorf("a dry run without room = %v", err)
+	}
 }

@@ -60,18 +60,20 @@ func tokenGood(row []byte, now time.Time) bool {
 	return len(row) >= 8 && now.UnixMilli() < int64(binary.BigEndian.Uint64(row))
 }
 
-// TakeToken returns what a token grants, to the first who asks: the token is
-// gone then, durably. It returns ErrNoToken to all others.
-func (s *Store) TakeToken(hash desired.Digest) (grant []byte, err error) {
-	err = s.fleet.update(bucketTokens, func(b *bolt.Bucket) error {
+// TakeToken hands what a token grants to take, which may refuse it by an error:
+// that is returned, and the token stays. Else the token is gone, durably. It
+// returns ErrNoToken to all but the first who take it.
+func (s *Store) TakeToken(hash desired.Digest, take func(grant []byte) error) error {
+	return s.fleet.update(bucketTokens, func(b *bolt.Bucket) error {
 		row := b.Get(hash[:])
 		if !tokenGood(row, time.Now()) {
 			return ErrNoToken
 		}
-		grant = bytes.Clone(row[8:])
+		if err := take(bytes.Clone(row[8:])); err != nil {
+			return err
+		}
 		return b.Delete(hash[:])
 	})
-	return grant, err
 }
 
 // Revoke notes that what was issued to who up to that time is worth nothing.

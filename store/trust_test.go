@@ -30,12 +30,20 @@ func TestTokens(t *testing.T) {
 		put(3, time.Minute)
 		s.Close()
 		s = openStore(t, dir, quiet)
-		if grant, err := s.TakeToken(desired.Digest{1}); err != nil || string(grant) != "\x01" {
+		take := func(i byte) (grant string, err error) {
+			err = s.TakeToken(desired.Digest{i}, func(b []byte) error { grant = string(b); return nil })
+			return grant, err
+		}
+		refused := errors.New("not this one")
+		if err := s.TakeToken(desired.Digest{1}, func([]byte) error { return refused }); !errors.Is(err, refused) {
+			t.Errorf("TakeToken = %v, want %v", err, refused)
+		}
+		if grant, err := take(1); err != nil || grant != "\x01" {
 			t.Errorf("TakeToken = %q, %v", grant, err)
 		}
 		time.Sleep(2 * time.Minute)
 		for _, gone := range []byte{1, 3, 9} {
-			if _, err := s.TakeToken(desired.Digest{gone}); !errors.Is(err, store.ErrNoToken) {
+			if _, err := take(gone); !errors.Is(err, store.ErrNoToken) {
 				t.Errorf("TakeToken of token %d = %v", gone, err)
 			}
 		}
@@ -43,7 +51,7 @@ func TestTokens(t *testing.T) {
 		var all sync.WaitGroup
 		for range 8 {
 			all.Go(func() {
-				if _, err := s.TakeToken(desired.Digest{2}); err == nil {
+				if _, err := take(2); err == nil {
 					took.Add(1)
 				}
 			})

@@ -40,6 +40,10 @@ func TestFork(t *testing.T) {
 	if r := espalier(t, "", server.at("set", "web-01", "a", "6")...); r.status != 3 || !strings.Contains(r.stderr, "'espalier epoch web-01'") {
 		t.Errorf("set: %+v, want status 3", r)
 	}
+	_ = espalier(t, "", agent...) // says it again
+	if r := must(t, nil, "", server.at("audit")...); strings.Count(r.stdout, "fork  web-01") != 1 {
+		t.Errorf("audit: %s, want the fork once", r.stdout)
+	}
 	if r := must(t, nil, "", server.at("sets")...); !strings.Contains(r.stdout, "another history") {
 		t.Errorf("sets: %s", r.stdout)
 	}

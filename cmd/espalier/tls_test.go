@@ -51,16 +51,20 @@ func (a *authority) make(c *x509.Certificate, life time.Duration) (*ecdsa.Privat
 	return key, c
 }
 
-// leaf returns the PEM of a new key and of a certificate that says uri.
-func (a *authority) leaf(uri string, life time.Duration) (key, cert string) {
+// leaf returns the PEM of a new key and of a certificate that says uri, for those
+// usages; none: for both sides.
+func (a *authority) leaf(uri string, life time.Duration, usages ...x509.ExtKeyUsage) (key, cert string) {
 	a.t.Helper()
+	if len(usages) == 0 {
+		usages = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
+	}
 	u, err := url.Parse(uri)
 	if err != nil {
 		a.t.Fatal(err)
 	}
 	k, c := a.make(&x509.Certificate{
 		URIs: []*url.URL{u}, KeyUsage: x509.KeyUsageDigitalSignature,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+		ExtKeyUsage: usages,
 	}, life)
 	der, err := x509.MarshalPKCS8PrivateKey(k)
 	if err != nil {
@@ -107,7 +111,7 @@ func TestOwnCertificates(t *testing.T) {
 		return put(t, filepath.Join(dir, name), key, cert, ca)
 	}
 	admin := identity("admin.pem", "espalier://admin/jo", time.Hour)
-	reader := identity("reader.pem", "espalier://reader/al?sets=web-%2A", time.Hour)
+	reader := identity("reader.pem", "espalier://reader/al?sets=web-*,db", time.Hour)
 	must(t, nil, "", server.as(admin, "set", "web-01", "k", "v")...)
 	must(t, nil, "", server.as(reader, "get", "web-01", "k")...)
 	refused(t, 3, "reader/al may not", server.as(reader, "set", "web-01", "k", "w")...)
@@ -116,9 +120,15 @@ func TestOwnCertificates(t *testing.T) {
 	if must(t, &s, "", server.host("agent", "--once", "--data", filepath.Join(dir, "agent"))...); s.Host != "web-01" || s.Sets[0].Objects != 1 {
 		t.Errorf("agent: %+v", s)
 	}
-	refused(t, 1, "signs no certificates", server.as(admin, "token", "create", "--host", "web-02")...)
-	must(t, nil, "", server.as(admin, "host", "revoke", "web-01")...)
-	refused(t, 3, "revoked", server.host("agent", "--once", "--data", filepath.Join(dir, "agent"))...)
+	refused(t, 1, "signs no certificates: the authority that --client-ca names does\n", server.as(admin, "token", "create", "--host", "web-02")...)
+	refused(t, 3, "--identity names others, which your authority signs", server.as(reader, "sets", "delete", "web-01", "--yes")...)
+	var d struct {
+		NeverIssued bool `json:"never_issued"`
+	}
+	if must(t, &d, "", server.as(admin, "host", "revoke", "web-01")...); d.NeverIssued {
+		t.Error("the server claims to know what another authority has issued")
+	}
+	refused(t, 3, "revoked\na certificate that was issued later, by your authority,", server.host("agent", "--once", "--data", filepath.Join(dir, "agent"))...)
 
 	// What is signed is not yet who it should be.
 	key, cert := newAuthority(t).leaf("espalier://admin/jo", time.Hour)
@@ -130,6 +140,11 @@ func TestOwnCertificates(t *testing.T) {
 	} {
 		refused(t, 1, says, append([]string{"serve", "--listen", "127.0.0.1:0", "--data", filepath.Join(dir, "other")}, flags(uri)...)...)
 	}
+	open := flags("espalier://server/open")
+	if err := os.Chmod(open[3], 0o644); err != nil {
+		t.Fatal(err)
+	}
+	refused(t, 1, "run chmod o=", append([]string{"serve", "--listen", "127.0.0.1:0", "--data", filepath.Join(dir, "other")}, open...)...)
 	// An agent whose certificate says that it is a server is none.
 	identity("posing/identity.pem", "espalier://server/server", time.Hour)
 	refused(t, 3, "server/server", server.host("agent", "--once", "--data", filepath.Join(dir, "posing"))...)
@@ -137,11 +152,13 @@ func TestOwnCertificates(t *testing.T) {
 	// Files that are no good.
 	expired := identity("expired.pem", "espalier://admin/jo", -time.Hour)
 	for _, command := range []string{"sets", "get s k", "apply s -f nothing", "backup s nothing", "token create --host h", "audit"} {
-		refused(t, 2, "'espalier login'", server.as(expired, strings.Fields(command)...)...)
+		refused(t, 2, "have your authority sign a new one", server.as(expired, strings.Fields(command)...)...)
 		refused(t, 2, "'espalier login'", server.as(filepath.Join(dir, "missing.pem"), strings.Fields(command)...)...)
 	}
 	identity("late/identity.pem", "espalier://host/web-01", -time.Hour)
-	refused(t, 3, "--join", server.host("agent", "--once", "--data", filepath.Join(dir, "late"))...)
+	refused(t, 3, "have your authority sign a new one", server.host("agent", "--once", "--data", filepath.Join(dir, "late"))...)
+	key, cert = a.leaf("espalier://reader/al", time.Hour, x509.ExtKeyUsageServerAuth)
+	refused(t, 2, "that of a reader, and lacks the extended key usage clientAuth", server.as(put(t, filepath.Join(dir, "side.pem"), key, cert, ca), "sets")...)
 	whole := read(t, admin)
 	for name, text := range map[string]string{
 		"empty": "", "half a key": whole[:100], "only a key": key, "half": whole[:len(whole)/2], "no authority": key + cert, "garbage": "garbage",
@@ -181,6 +198,12 @@ func TestPlainAndTLS(t *testing.T) {
 	refused(t, 4, "does not speak TLS", plain.as(admin, "sets")...)
 	refused(t, 4, "does not speak TLS", plain.host("agent", "--once", "--data", data)...)
 	refused(t, 4, "does not speak TLS", plain.as(filepath.Join(dir, "x"), "login", token(t, server, admin, "--host", "h"))...)
+	for command, says := range map[string]string{
+		"token create --host h": "it runs with --insecure, has no tokens, and signs no certificates\n", "host revoke h": "it runs with --insecure, and knows nobody to revoke\n",
+	} {
+		refused(t, 1, says, plain.at(strings.Fields(command)...)...)
+	}
+	must(t, nil, "", plain.at("audit")...)
 	refused(t, 2, "--insecure", plain.at("login", token(t, server, admin, "--host", "h"))...)
 	refused(t, 2, "--join goes without --insecure", plain.at("agent", "--once", "--join", "x", "--data", filepath.Join(dir, "x"))...)
 }

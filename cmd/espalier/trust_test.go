@@ -88,6 +88,56 @@ func TestFirstStart(t *testing.T) {
 	must(t, nil, "", server.host("head", "s")...)
 }
 
+// TestLostAuthority: a server that has lost its keys, or has shown them, does not
+// go on as if it had not; one whose audit log was changed does, and says so.
+func TestLostAuthority(t *testing.T) {
+	dir := t.TempDir()
+	data := filepath.Join(dir, "server")
+	pki := filepath.Join(data, "pki")
+	server, admin := secured(t, data)
+	must(t, nil, "", server.as(admin, "set", "s", "k", "v")...)
+	server.kill(syscall.SIGTERM)
+	serve := []string{"serve", "--listen", "127.0.0.1:0", "--data", data}
+	for path, mode := range map[string]os.FileMode{pki: 0o700, filepath.Join(pki, "ca.pem"): 0o600} {
+		for _, wide := range []os.FileMode{0o055, 0o002} {
+			if err := os.Chmod(path, mode|wide); err != nil {
+				t.Fatal(err)
+			}
+			refused(t, 1, "others may read or write them", serve...)
+		}
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	refused(t, 2, "there is one in", append(serve, "--new-authority")...)
+	refused(t, 2, "--new-authority goes without", append(serve, "--new-authority", "--insecure")...)
+	if err := os.Rename(pki, filepath.Join(dir, "kept")); err != nil {
+		t.Fatal(err)
+	}
+	refused(t, 3, "--new-authority makes another", serve...)
+	if _, err := os.Stat(pki); err == nil {
+		t.Error("it has made keys all the same")
+	}
+	server = serveWith(t, data, "--new-authority")
+	if r := must(t, nil, "", server.as(admin, "get", "s", "k")...); r.stdout != "v" {
+		t.Errorf("get with what the new authority has signed: %q", r.stdout)
+	}
+	server.kill(syscall.SIGTERM)
+
+	put(t, filepath.Join(data, "audit.jsonl"), read(t, filepath.Join(data, "audit.jsonl")), "garbage\n")
+	server, admin = secured(t, data)
+	server.says(t, regexp.MustCompile(`level=WARN msg="the audit log is not what was written.*line 2 is no record`))
+	must(t, nil, "", server.as(admin, "set", "s", "k", "w")...)
+	refused(t, 1, "line 2 is no record", server.as(admin, "audit")...)
+
+	none := filepath.Join(dir, "none")
+	refused(t, 1, "no such file", "serve", "--listen", "127.0.0.1:0", "--data", none,
+		"--tls-cert", filepath.Join(dir, "x.crt"), "--tls-key", filepath.Join(dir, "x.key"), "--client-ca", filepath.Join(dir, "ca.crt"))
+	if _, err := os.Stat(none); err == nil {
+		t.Error("it has made a data folder all the same")
+	}
+}
+
 // TestJoin lets a host in by a token, which works once.
 func TestJoin(t *testing.T) {
 	dir := t.TempDir()
@@ -119,10 +169,16 @@ func TestJoin(t *testing.T) {
 	refused(t, 3, "host/web-01 may not", server.as(filepath.Join(data, "identity.pem"), "get", "web-01", "k")...)
 	refused(t, 3, "host/web-01 may not", server.as(filepath.Join(data, "identity.pem"), "set", "web-01", "k", "v")...)
 	refused(t, 3, "may not", server.as(filepath.Join(data, "identity.pem"), "backup", "web-02", filepath.Join(dir, "stolen"))...)
-	// Nor is a host's token one for an operator.
-	refused(t, 1, "host/web-03", server.as(filepath.Join(dir, "x"), "login", token(t, server, admin, "--host", "web-03"))...)
-	refused(t, 1, "operator", server.host("agent", "--once", "--data", filepath.Join(dir, "third"),
-		"--join", token(t, server, admin, "--operator", "operator", "--role", "reader"))...)
+	// Nor is a host's token one for an operator, or for another host; and who
+	// tries does not use it up.
+	must(t, nil, "", server.as(admin, "set", "web-03", "k", "v")...)
+	third, jo := token(t, server, admin, "--host", "web-03"), token(t, server, admin, "--operator", "jo", "--role", "reader")
+	join := server.host("agent", "--once", "--data", filepath.Join(dir, "third"))
+	refused(t, 3, "for somebody else: it lets host/web-03 in, and was not used up", server.as(filepath.Join(dir, "x"), "login", third)...)
+	refused(t, 3, "'espalier login'", append(join, "--join", jo)...)
+	refused(t, 3, "for somebody else: it lets host/web-03 in", append(join, "--join", third, "--host", "web-04")...)
+	must(t, nil, "", server.as(filepath.Join(dir, "x"), "login", jo)...)
+	must(t, nil, "", append(join, "--join", third, "--host", "web-03")...)
 }
 
 // TestImpostor: nobody follows, publishes to, or shows a token to a server of
@@ -215,7 +271,13 @@ func TestRoles(t *testing.T) {
 	if r := must(t, nil, "", server.as(identity["writer"], "sets")...); strings.Contains(r.stdout, "db-01") || !strings.Contains(r.stdout, "web-01") {
 		t.Errorf("a writer's sets: %s", r.stdout)
 	}
-	must(t, nil, "", server.as(root, "operator", "revoke", "jo", "-m", "left")...)
+	// Who revokes himself is told that it was done.
+	if r := must(t, nil, "", server.as(identity["admin"], "operator", "revoke", "jo", "-m", "left")...); !strings.Contains(r.stdout, "revoked jo; 1 connection ended\n") {
+		t.Errorf("operator revoke: %s", r.stdout)
+	}
+	if r := must(t, nil, "", server.as(root, "host", "revoke", "web-77")...); !strings.Contains(r.stdout, "the audit log knows of no token") {
+		t.Errorf("host revoke of who never was: %s", r.stdout)
+	}
 	for _, path := range identity {
 		refused(t, 3, "revoked", server.as(path, "sets")...)
 	}
@@ -319,5 +381,31 @@ func TestAudit(t *testing.T) {
 	overwrite(t, log, 0, []byte(strings.Replace(read(t, log), `"who":"writer/jo"`, `"who":"writer/al"`, 1)))
 	for _, at := range places {
 		refused(t, 1, "the audit log was changed: line 4", at...)
+	}
+}
+
+// TestCompleteHosts asks for names as a shell does: of sets, which hosts bear.
+func TestCompleteHosts(t *testing.T) {
+	server, admin := secured(t, filepath.Join(t.TempDir(), "server"))
+	for _, set := range []string{"db-1", "web", "web-01", "web-02", "wec"} {
+		must(t, nil, "", server.as(admin, "set", set, "k", "v")...)
+	}
+	for typed, want := range map[string]string{"": "db-1 web web-01 web-02 wec", "web": "web web-01 web-02", "web-0": "web-01 web-02", "x": "", "\xff": ""} {
+		for _, command := range []string{"host revoke", "token create --host"} {
+			args := append([]string{"__complete"}, strings.Fields(command)...)
+			if command == "host revoke" {
+				args = server.as(admin, args...)
+			} else {
+				args = append(server.as(admin, args[:3]...), args[3:]...)
+			}
+			r := must(t, nil, "", append(args, typed)...)
+			if got, _, _ := strings.Cut(r.stdout, ":"); strings.Join(strings.Fields(got), " ") != want {
+				t.Errorf("%s %s: offered %q, want %q", command, typed, got, want)
+			}
+		}
+	}
+	r := must(t, nil, "", "__complete", "host", "revoke", "--identity", admin, "--server", "127.0.0.1:1", "w")
+	if !strings.HasPrefix(r.stdout, ":") {
+		t.Errorf("without a server: %q", r.stdout)
 	}
 }

@@ -7,13 +7,13 @@ package audit
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"os"
 	"sync"
 	"time"
@@ -55,6 +55,7 @@ type Log struct {
 
 	mu     sync.Mutex
 	f      *os.File
+	size   int64
 	number uint64
 	before string // the digest of the last line
 	failed error  // of the last write: what it left is cut off before the next
@@ -62,7 +63,8 @@ type Log struct {
 
 // Open opens the file at path for appending, and makes it if need be. A last
 // line that a crash has cut short was never acknowledged, and is cut off. It
-// returns an error that matches ErrBroken if the last whole line can't be read.
+// looks at no more of what is there, and goes on behind it: Log.Read says whether
+// that is what was written.
 func Open(path string) (*Log, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -87,10 +89,14 @@ func (l *Log) resume() error {
 		return err
 	}
 	end := bytes.LastIndexByte(tail, '\n') + 1
-	if end == 0 && size > MaxRecordBytes {
-		return fmt.Errorf("%w: it ends in a line of more than %d bytes", ErrBroken, MaxRecordBytes)
+	if end == 0 && from > 0 { // it is no line of ours: what comes begins a new one
+		if _, err := l.f.WriteString("\n"); err != nil {
+			return err
+		}
+		end, tail = len(tail)+1, append(tail, '\n')
 	}
-	if err := l.f.Truncate(from + int64(end)); err != nil {
+	l.size = from + int64(end)
+	if err := l.f.Truncate(l.size); err != nil {
 		return err
 	}
 	if _, err := l.f.Seek(0, io.SeekEnd); err != nil || end == 0 {
@@ -99,8 +105,10 @@ func (l *Log) resume() error {
 	line := tail[:end-1]
 	line = line[bytes.LastIndexByte(line, '\n')+1:]
 	var last Record
-	if err := json.Unmarshal(line, &last); err != nil {
-		return fmt.Errorf("%w: its last line is no record: %w", ErrBroken, err)
+	if err := json.Unmarshal(line, &last); err != nil || last.Number == 0 {
+		if last.Number, err = read(io.NewSectionReader(l.f, 0, l.size), func([]byte, Record) error { return nil }); !errors.Is(err, ErrBroken) {
+			return err
+		}
 	}
 	l.number, l.before = last.Number, digest(line)
 	return nil
@@ -131,6 +139,7 @@ func (l *Log) Append(r Record) error {
 		l.failed = fmt.Errorf("write audit log %s: %w", l.path, err)
 		return l.failed
 	}
+	l.size += int64(len(line)) + 1
 	l.number, l.before = r.Number, digest(line)
 	return nil
 }
@@ -158,42 +167,66 @@ func (l *Log) Last() uint64 {
 }
 
 // Read calls fn with each line, without its end, and its record, the oldest
-// first, of those that are there when it begins. It returns an error that
-// matches ErrBroken where a line doesn't follow from the one before, and fn's.
+// first, of those that are there when it begins. Where a line is no record, or
+// doesn't follow from the one before, it goes on, and returns an error in the
+// end that matches ErrBroken and names the first such line; it ends with fn's.
 func (l *Log) Read(fn func(line []byte, r Record) error) error {
-	return Read(l.path, l.Last(), fn)
+	l.mu.Lock()
+	size, number := l.size, l.number
+	l.mu.Unlock()
+	f, err := os.Open(l.path)
+	if err != nil {
+		return fmt.Errorf("read audit log: %w", err)
+	}
+	defer f.Close()
+	last, err := read(io.LimitReader(f, size), fn)
+	if err == nil && last != number {
+		err = fmt.Errorf("%w: it ends at record %d of %d", ErrBroken, last, number)
+	}
+	return err
 }
 
-// Read is Log.Read of a file that need not be open, up to the record last;
-// math.MaxUint64: all that are there.
-func Read(path string, last uint64, fn func(line []byte, r Record) error) error {
+// Read is Log.Read of a file that need not be open.
+func Read(path string, fn func(line []byte, r Record) error) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return fmt.Errorf("read audit log: %w", err)
 	}
 	defer f.Close()
-	lines := bufio.NewScanner(f)
-	lines.Buffer(nil, MaxRecordBytes+1)
-	number, before := uint64(0), ""
-	for number < last && lines.Scan() {
-		line := lines.Bytes()
+	_, err = read(f, fn)
+	return err
+}
+
+// read returns the number of the last record. What has no end of a line is being
+// written, or was cut short by a crash.
+func read(f io.Reader, fn func(line []byte, r Record) error) (number uint64, broken error) {
+	lines := bufio.NewReaderSize(f, MaxRecordBytes+1)
+	before := ""
+	for n := 1; ; n++ {
+		line, err := lines.ReadSlice('\n')
+		long := errors.Is(err, bufio.ErrBufferFull)
+		for errors.Is(err, bufio.ErrBufferFull) {
+			_, err = lines.ReadSlice('\n')
+		}
+		if errors.Is(err, io.EOF) {
+			return number, broken
+		}
+		if err != nil {
+			return number, fmt.Errorf("read audit log: %w", err)
+		}
 		var r Record
-		if err := json.Unmarshal(line, &r); err != nil {
-			return fmt.Errorf("%w: line %d is no record: %w", ErrBroken, number+1, err)
+		line = bytes.TrimSuffix(line, []byte("\n"))
+		if long || json.Unmarshal(line, &r) != nil {
+			broken = cmp.Or(broken, fmt.Errorf("%w: line %d is no record", ErrBroken, n))
+			number, before = number+1, digest(line)
+			continue
 		}
-		if number++; r.Number != number || r.Before != before {
-			return fmt.Errorf("%w: line %d does not follow from the one before", ErrBroken, number)
+		if r.Number != number+1 || r.Before != before {
+			broken = cmp.Or(broken, fmt.Errorf("%w: line %d does not follow from the one before", ErrBroken, n))
 		}
-		before = digest(line)
+		number, before = r.Number, digest(line)
 		if err := fn(line, r); err != nil {
-			return err
+			return number, err
 		}
 	}
-	if err := lines.Err(); err != nil {
-		return fmt.Errorf("%w: %w", ErrBroken, err)
-	}
-	if number < last && last != math.MaxUint64 {
-		return fmt.Errorf("%w: it ends at record %d of %d", ErrBroken, number, last)
-	}
-	return nil
 }

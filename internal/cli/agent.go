@@ -19,6 +19,7 @@ import (
 	"espalier/internal/pki"
 	"espalier/internal/wire"
 	espalierv1 "espalier/proto/espalier/v1"
+	"espalier/store"
 )
 
 func (a *app) agentCommand() *cobra.Command {
@@ -83,13 +84,17 @@ func (a *app) admission(ctx context.Context, o *agent.Options, host, join string
 		}
 		return name, nil
 	}
-	who, err := agent.Joined(o.Dir)
+	var who pki.Identity
+	c, err := agent.Joined(o.Dir)
+	if err == nil {
+		who, a.remote.made = c.Identity(), !c.ByToken()
+	}
 	if join != "" {
 		if err == nil {
 			err = a.dropRevoked(ctx, o)
 		}
 		if err != nil {
-			who, err = a.join(ctx, o, join)
+			who, err = a.join(ctx, o, host, join)
 		}
 	}
 	if err != nil {
@@ -101,27 +106,25 @@ func (a *app) admission(ctx context.Context, o *agent.Options, host, join string
 	return who.Name, nil
 }
 
-// join exchanges a token for credentials, and returns who that makes this host.
-func (a *app) join(ctx context.Context, o *agent.Options, text string) (pki.Identity, error) {
+// join exchanges a token for credentials, and returns who that makes this host:
+// the one of that name, unless it is empty.
+func (a *app) join(ctx context.Context, o *agent.Options, host, text string) (pki.Identity, error) {
 	token, err := a.token(text)
 	if err != nil {
 		return pki.Identity{}, err
 	}
-	who, err := agent.Join(ctx, agent.JoinOptions{Server: o.Server, Dir: o.Dir, Token: token})
+	who, err := agent.Join(ctx, agent.JoinOptions{Server: o.Server, Dir: o.Dir, Token: token, Host: desired.Name(host)})
 	if err == nil {
 		o.Logger.Info("joined", "host", who.Name, "server", o.Server)
 	}
 	return who, err
 }
 
-// identityFile holds an agent's credentials, in its data folder.
-const identityFile = "identity.pem"
-
 // dropRevoked removes the host's credentials if the server refuses them, and
 // returns why: they would keep a token from being used. Whatever else it may be
 // that the server says, or doesn't, they stay.
 func (a *app) dropRevoked(ctx context.Context, o *agent.Options) error {
-	path := filepath.Join(o.Dir, identityFile)
+	path := filepath.Join(o.Dir, store.IdentityFile)
 	c, err := pki.ReadCredentials(path)
 	if err != nil {
 		return err

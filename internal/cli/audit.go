@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"math"
 	"path/filepath"
 	"time"
 
@@ -59,7 +58,7 @@ func (a *app) auditOnline(ctx context.Context, limit uint64) error {
 // auditOffline reads the log of a server, running or not.
 func (a *app) auditOffline(path string, limit uint64) error {
 	var lines [][]byte
-	err := audit.Read(path, math.MaxUint64, func(line []byte, _ audit.Record) error {
+	err := audit.Read(path, func(line []byte, _ audit.Record) error {
 		if lines = append(lines, append([]byte(nil), line...)); limit > 0 && uint64(len(lines)) > limit {
 			lines = lines[1:]
 		}

@@ -120,12 +120,28 @@ func (a *app) advise(err error) string {
 		return fmt.Sprintf("is 'espalier serve' running at %s? --server, or ESPALIER_SERVER, says where it is", r.address)
 	case errors.Is(err, store.ErrNoToken):
 		return "'espalier token create' makes a new one, for an admin"
-	case errors.Is(err, wire.ErrDenied) && r.shown != "":
-		return fmt.Sprintf("your credentials are those in %s; 'espalier login' with a token gets others, and --identity names them", r.shown)
-	case errors.Is(err, wire.ErrDenied) && !r.insecure: // an agent
-		return "'espalier token create --host NAME', for an admin, makes a token with which --join lets this host in again"
+	case errors.Is(err, wire.ErrOtherToken):
+		return "'espalier login' takes the token of an operator, 'espalier agent --join' that of its host"
+	case errors.Is(err, wire.ErrDenied):
+		return r.adviseDenied()
 	default:
 		return ""
+	}
+}
+
+// adviseDenied returns what to do for who is refused, by what he has shown.
+func (r *remote) adviseDenied() string {
+	switch {
+	case r.insecure:
+		return ""
+	case r.shown == "" && r.made: // an agent
+		return "a certificate that was issued later, by your authority, lets this host in again"
+	case r.shown == "":
+		return "'espalier token create --host NAME', for an admin, makes a token with which --join lets this host in again"
+	case r.made:
+		return fmt.Sprintf("your credentials are those in %s; --identity names others, which your authority signs", r.shown)
+	default:
+		return fmt.Sprintf("your credentials are those in %s; 'espalier login' with a token gets others, and --identity names them", r.shown)
 	}
 }
 
@@ -146,7 +162,7 @@ func exitStatus(err error) int {
 	case errors.As(err, &m), errors.Is(err, desired.ErrInvalid):
 		return exitMisuse
 	case errors.As(err, &r), errors.Is(err, store.ErrConflict), errors.Is(err, store.ErrTooManyDeletes),
-		errors.Is(err, store.ErrRequestReused), errors.Is(err, store.ErrForked), errors.Is(err, store.ErrNoToken),
+		errors.Is(err, store.ErrRequestReused), errors.Is(err, store.ErrForked), errors.Is(err, store.ErrNoToken), errors.Is(err, wire.ErrOtherToken),
 		errors.Is(err, wire.ErrDenied), errors.Is(err, agent.ErrNotJoined), errors.Is(err, agent.ErrUnsafe), impostor(err):
 		return exitRefused
 	case errors.Is(err, wire.ErrUnreachable):
@@ -226,7 +242,12 @@ func (a *app) root() *cobra.Command {
 // complete says which values shells offer for a flag. Naming one that does not
 // exist is a mistake in this program.
 func complete(c *cobra.Command, flag string, values ...cobra.Completion) {
-	if err := c.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)); err != nil {
+	completeBy(c, flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
+}
+
+// completeBy is complete by a function.
+func completeBy(c *cobra.Command, flag string, fn cobra.CompletionFunc) {
+	if err := c.RegisterFlagCompletionFunc(flag, fn); err != nil {
 		panic(err)
 	}
 }

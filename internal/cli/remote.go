@@ -28,6 +28,7 @@ import (
 	"espalier/internal/pki"
 	"espalier/internal/wire"
 	espalierv1 "espalier/proto/espalier/v1"
+	"espalier/store"
 )
 
 const defaultServer = "127.0.0.1:7600"
@@ -52,6 +53,7 @@ type remote struct {
 	insecure bool
 	identity string // the file of an operator's credentials
 	shown    string // the file whose credentials the server has been shown; "": none
+	made     bool   // those credentials, or an agent's, were not had for a token
 }
 
 func (r *remote) addFlags(c *cobra.Command) {
@@ -88,7 +90,7 @@ func (r *remote) identityPath() (string, error) {
 	if err != nil {
 		return "", misusef("--identity: %w", err)
 	}
-	return filepath.Join(dir, "espalier", "identity.pem"), nil
+	return filepath.Join(dir, "espalier", store.IdentityFile), nil
 }
 
 // credentials returns those that secure the connection.
@@ -106,12 +108,14 @@ func (r *remote) credentials() (credentials.TransportCredentials, error) {
 		return nil, misusef("there are no credentials at %s: run 'espalier login' with a token, or name a file with --identity; "+
 			"on the server's machine, pki/admin.pem in its data folder is one", path)
 	case err != nil:
-		return nil, misusef("%w\n'espalier login' with a new token writes it anew", err)
+		return nil, misusef("%w\n'espalier login' with a new token writes it anew, unless an authority of your own has signed it", err)
+	case !time.Now().Before(c.Expires()) && !c.ByToken():
+		return nil, misusef("the certificate in %s expired at %s: have your authority sign a new one", path, c.Expires().Format(time.RFC3339))
 	case !time.Now().Before(c.Expires()):
 		return nil, misusef("the certificate in %s expired at %s: run 'espalier login' with a new token, "+
 			"which an admin's 'espalier token create' makes; the server renews pki/admin.pem in its data folder when it starts", path, c.Expires().Format(time.RFC3339))
 	}
-	r.shown = path
+	r.shown, r.made = path, !c.ByToken()
 	return credentials.NewTLS(pki.NewHolder(c).ClientConfig()), nil
 }
 

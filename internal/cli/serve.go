@@ -57,17 +57,23 @@ func required(c *cobra.Command, flags ...string) {
 
 func (a *app) serve(ctx context.Context, data, listen string, interval time.Duration, t trustFlags) error {
 	log := a.logger()
+	trust, err := t.read() // before anything is made
+	if err != nil {
+		return err
+	}
 	s, err := store.Open(data, store.Options{Logger: log, Probe: probe})
 	if err != nil {
 		return err
 	}
-	trust, admin, err := t.open(data)
-	if err != nil {
-		return errors.Join(err, s.Close())
-	}
 	record, err := audit.Open(filepath.Join(data, auditFile))
 	if err != nil {
 		return errors.Join(err, s.Close())
+	}
+	var admin *machineAdmin
+	if trust == nil && !t.insecure {
+		if trust, admin, err = t.sign(data, len(s.Heads()) == 0 && record.Last() == 0); err != nil {
+			return errors.Join(err, record.Close(), s.Close())
+		}
 	}
 	l, err := net.Listen("tcp", listen)
 	if err != nil {

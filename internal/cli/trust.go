@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -31,12 +32,13 @@ const (
 
 // trustFlags say how a server proves who it is.
 type trustFlags struct {
-	insecure            bool
-	cert, key, clientCA string
+	insecure, newAuthority bool
+	cert, key, clientCA    string
 }
 
 func (t *trustFlags) addFlags(c *cobra.Command) {
 	c.Flags().BoolVar(&t.insecure, "insecure", false, "serve without TLS; on loopback only")
+	c.Flags().BoolVar(&t.newAuthority, "new-authority", false, "make an authority although there are sets, and so was another, or no TLS: all must join and log in anew")
 	c.Flags().StringVar(&t.cert, "tls-cert", "", "the server's certificate, made elsewhere; without it the server makes an authority and signs its own")
 	c.Flags().StringVar(&t.key, "tls-key", "", "its key")
 	c.Flags().StringVar(&t.clientCA, "client-ca", "", "the authority that has signed it, and the certificates of agents and operators")
@@ -50,6 +52,8 @@ func (t *trustFlags) check() error {
 		}
 	}
 	switch {
+	case t.newAuthority && (own > 0 || t.insecure):
+		return misusef("--new-authority goes without --insecure, --tls-cert, --tls-key and --client-ca")
 	case own > 0 && t.insecure:
 		return misusef("--insecure goes without --tls-cert, --tls-key and --client-ca")
 	case own > 0 && own < 3:
@@ -58,21 +62,25 @@ func (t *trustFlags) check() error {
 	return nil
 }
 
-// open returns how a server proves who it is, nil if it doesn't. Where it has
-// its own authority, it leaves credentials for the machine's operator.
-func (t *trustFlags) open(data string) (*server.Trust, *machineAdmin, error) {
-	switch {
-	case t.insecure:
-		return nil, nil, nil
-	case t.cert != "":
-		c, err := pki.ReadServer(t.cert, t.key, t.clientCA)
-		if err != nil {
-			return nil, nil, err
-		}
-		return &server.Trust{Credentials: pki.NewHolder(c)}, nil, nil
+// read returns the server's certificate that was made elsewhere; nil: there is
+// none.
+func (t *trustFlags) read() (*server.Trust, error) {
+	if t.cert == "" {
+		return nil, nil
 	}
+	c, err := pki.ReadServer(t.cert, t.key, t.clientCA)
+	if err != nil {
+		return nil, err
+	}
+	return &server.Trust{Credentials: pki.NewHolder(c)}, nil
+}
+
+// sign returns how a server with its own authority proves who it is, and leaves
+// credentials for the machine's operator. fresh says that there is nothing yet in
+// the data folder.
+func (t *trustFlags) sign(data string, fresh bool) (*server.Trust, *machineAdmin, error) {
 	dir := filepath.Join(data, pkiFolder)
-	a, err := pki.OpenAuthority(dir)
+	a, err := t.authority(dir, fresh)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -87,6 +95,22 @@ func (t *trustFlags) open(data string) (*server.Trust, *machineAdmin, error) {
 	return &server.Trust{Credentials: pki.NewHolder(own), Authority: a}, admin, nil
 }
 
+// authority makes an authority only where nobody can have relied on another.
+func (t *trustFlags) authority(dir string, fresh bool) (*pki.Authority, error) {
+	a, err := pki.OpenAuthority(dir)
+	none := errors.Is(err, fs.ErrNotExist)
+	switch {
+	case err == nil && t.newAuthority:
+		return nil, misusef("--new-authority: there is one in %s: move that folder away first, or leave the flag out", dir)
+	case !none:
+		return a, err
+	case !fresh && !t.newAuthority:
+		return nil, refused{fmt.Errorf("there are sets, or an audit log, but no authority in %s: put that folder back from a backup; "+
+			"if it is lost, or there was no TLS until now, --new-authority makes another, from which all hosts and operators need new tokens", dir)}
+	}
+	return pki.MakeAuthority(dir)
+}
+
 // machineAdmin is the operator that each server's machine has: whoever may read
 // the folder of its keys.
 type machineAdmin struct {
@@ -96,7 +120,7 @@ type machineAdmin struct {
 
 // write makes new credentials in the place of the old ones.
 func (m *machineAdmin) write() error {
-	c, err := m.authority.Make(pki.Identity{Role: pki.RoleAdmin, Name: "root"})
+	c, err := m.authority.Make(server.MachineAdmin)
 	if err != nil {
 		return err
 	}
@@ -212,6 +236,7 @@ func (a *app) createTokenCommand() *cobra.Command {
 	c.Flags().StringVar(&role, "role", "", "of the operator: admin, writer or reader")
 	c.Flags().StringSliceVar(&sets, "sets", nil, "of a writer or reader: patterns of the sets, such as 'web-*'; none: all")
 	c.Flags().DurationVar(&ttl, "ttl", server.DefaultTokenLife, "how long the token waits for its use")
+	completeBy(c, "host", a.completeHost)
 	complete(c, "role", string(pki.RoleAdmin), string(pki.RoleWriter), string(pki.RoleReader))
 	a.remote.addFlags(c)
 	return c
@@ -289,14 +314,11 @@ func (a *app) login(ctx context.Context, token pki.Token) error {
 		return err
 	}
 	defer conn.Close()
-	got, err := agent.Enroll(ctx, conn, token)
+	got, err := agent.Enroll(ctx, conn, token, pki.Want{Roles: pki.Operators})
 	if err != nil {
 		return wire.FromStatus(err)
 	}
 	who := got.Identity()
-	if !who.Role.Operator() {
-		return fmt.Errorf("that token was for %v, and is used up: create a new one, for 'espalier agent --join'", who)
-	}
 	if err := got.Write(path); err != nil {
 		return err
 	}
@@ -334,6 +356,8 @@ func (a *app) operatorCommand() *cobra.Command {
 type revokedDocument struct {
 	Name        desired.Name `json:"name"`
 	Connections uint32       `json:"connections"` // that were ended
+	// NeverIssued is true if the server knows that they never had anything.
+	NeverIssued bool `json:"never_issued"`
 }
 
 // revokeCommand shuts out those of a role; "": an operator, of each role.
@@ -352,24 +376,40 @@ func (a *app) revokeCommand(role pki.Role) *cobra.Command {
 			if err != nil {
 				return misuse{err}
 			}
-			return a.remote.trusting(func(client espalierv1.TrustServiceClient) error {
-				ended := uint32(0)
-				for _, role := range roles {
-					resp, err := client.Revoke(c.Context(), &espalierv1.RevokeRequest{Role: string(role), Name: string(name), Why: why})
-					if err != nil {
-						return wire.FromStatus(err)
-					}
-					ended += resp.GetConnections()
-				}
-				if a.output == "json" {
-					return a.document(revokedDocument{Name: name, Connections: ended})
-				}
-				_, err := fmt.Fprintf(a.Out, "revoked %s; %s ended\n", name, counted(uint64(ended), "connection"))
-				return err
-			})
+			return a.revoke(c.Context(), name, roles, why)
 		},
+	}
+	if role == pki.RoleHost {
+		c.ValidArgsFunction = a.completeHost
 	}
 	c.Flags().StringVarP(&why, "message", "m", "", "why, for the audit log")
 	a.remote.addFlags(c)
 	return c
+}
+
+func (a *app) revoke(ctx context.Context, name desired.Name, roles []pki.Role, why string) error {
+	d := revokedDocument{Name: name, NeverIssued: true}
+	err := a.remote.trusting(func(client espalierv1.TrustServiceClient) error {
+		for _, role := range roles {
+			resp, err := client.Revoke(ctx, &espalierv1.RevokeRequest{Role: string(role), Name: string(name), Why: why})
+			if err != nil {
+				return wire.FromStatus(err)
+			}
+			d.Connections += resp.GetConnections()
+			d.NeverIssued = d.NeverIssued && resp.GetNeverIssued()
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if a.output == "json" {
+		return a.document(d)
+	}
+	text := fmt.Sprintf("revoked %s; %s ended", name, counted(uint64(d.Connections), "connection"))
+	if d.NeverIssued {
+		text += "; the audit log knows of no token or certificate that it ever had: is that the name?"
+	}
+	_, err = fmt.Fprintln(a.Out, text)
+	return err
 }

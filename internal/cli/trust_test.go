@@ -16,7 +16,7 @@ func TestKeepAdmin(t *testing.T) {
 	data := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		var flags trustFlags
-		_, admin, err := flags.open(data)
+		_, admin, err := flags.sign(data, true)
 		if err != nil {
 			t.Fatal(err)
 		}

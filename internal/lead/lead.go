@@ -25,7 +25,7 @@ type Sets interface {
 	Head(desired.Name) (desired.Head, error)
 	// View calls fn with a set as it is at one time.
 	View(set desired.Name, fn func(delta.Source) error) error
-	// Fork notes that a host holds a revision that is not in the set's history.
+	// Fork notes that a host holds a revision at p that is not in the set's history.
 	Fork(ctx context.Context, set desired.Name, p desired.Position) error
 }
 

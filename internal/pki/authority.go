@@ -37,24 +37,35 @@ type Authority struct {
 }
 
 const (
+	authorityName = "espalier authority"
 	authorityFile = "ca.pem" // key and certificate in one file, so that they can't be apart
 	keyMode       = 0o600
-	folderMode    = 0o700
 )
 
-// OpenAuthority returns the authority whose key and certificate lie in dir, and
-// makes them the first time.
-func OpenAuthority(dir string) (*Authority, error) {
-	if err := os.MkdirAll(dir, folderMode); err != nil {
-		return nil, fmt.Errorf("create folder of keys: %w", err)
+// MakeAuthority makes an authority, and the folder dir, in which it leaves key and
+// certificate. Where there is one, it returns an error that matches fs.ErrExist.
+func MakeAuthority(dir string) (*Authority, error) {
+	if err := durable.MakeFolder(dir); err != nil {
+		return nil, err
+	}
+	if err := checkMode(dir); err != nil {
+		return nil, err
 	}
 	path := filepath.Join(dir, authorityFile)
-	text, err := readPEM(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return makeAuthority(path)
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		return nil, errors.Join(fmt.Errorf("authority %s: %w", path, fs.ErrExist), err)
 	}
+	return makeAuthority(path)
+}
+
+// OpenAuthority returns the authority whose key and certificate lie in dir, which
+// nobody but its owner may read. Where there is none, it returns an error that
+// matches fs.ErrNotExist.
+func OpenAuthority(dir string) (*Authority, error) {
+	path := filepath.Join(dir, authorityFile)
+	text, err := readPEM(path)
 	if err == nil {
-		err = checkMode(path)
+		err = errors.Join(checkMode(dir), checkMode(path))
 	}
 	if err != nil {
 		return nil, err
@@ -80,7 +91,7 @@ func makeAuthority(path string) (*Authority, error) {
 	}
 	now := time.Now()
 	template := &x509.Certificate{
-		SerialNumber: serial(), Subject: pkix.Name{CommonName: "espalier authority"},
+		SerialNumber: serial(), Subject: pkix.Name{CommonName: authorityName},
 		NotBefore: now.Add(-Skew), NotAfter: now.Add(AuthorityLife),
 		IsCA: true, BasicConstraintsValid: true, MaxPathLenZero: true,
 		KeyUsage: x509.KeyUsageCertSign,
@@ -236,14 +247,19 @@ func readPEM(path string) ([]byte, error) {
 	return text, nil
 }
 
-// checkMode returns an error if others may read or write the file at path.
+// checkMode returns an error if others may read or write the file or folder at
+// path. It is not mended: who could read a key may have.
 func checkMode(path string) error {
 	info, err := os.Stat(path)
 	if err != nil {
 		return fmt.Errorf("read keys: %w", err)
 	}
+	mode := "600"
+	if info.IsDir() {
+		mode = "700"
+	}
 	if info.Mode().Perm()&0o077 != 0 {
-		return fmt.Errorf("keys %s: others may read or write them (mode %v); run chmod 600", path, info.Mode().Perm())
+		return fmt.Errorf("keys %s: others may read or write them (mode %v); run chmod %s", path, info.Mode().Perm(), mode)
 	}
 	return nil
 }

@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"net/url"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -46,9 +47,11 @@ func ParseRole(s string) (Role, error) {
 	return "", fmt.Errorf("%w role %.64q: there are server, host, admin, writer and reader", desired.ErrInvalid, s)
 }
 
-// Operator reports whether the role is one of a person or program that
-// publishes.
-func (r Role) Operator() bool { return r == RoleAdmin || r == RoleWriter || r == RoleReader }
+// Operators are the roles of a person or program that publishes.
+var Operators = []Role{RoleAdmin, RoleWriter, RoleReader}
+
+// Operator reports whether the role is one of Operators.
+func (r Role) Operator() bool { return slices.Contains(Operators, r) }
 
 // Identity is who bears a certificate.
 type Identity struct {
@@ -152,6 +155,11 @@ func IdentityOf(cert *x509.Certificate) (Identity, error) {
 	return i, nil
 }
 
+// plain undoes what the encoding of queries does to the characters of patterns:
+// who makes certificates by hand writes them as they are. Neither can be in a role or
+// a name, and each reads the same in both spellings.
+var plain = strings.NewReplacer("%2A", "*", "%2C", ",")
+
 func parseIdentity(u *url.URL) (Identity, error) {
 	if u.Scheme != scheme || !strings.HasPrefix(u.Path, "/") {
 		return Identity{}, fmt.Errorf("%.300q is not of the form %s://ROLE/NAME", u, scheme)
@@ -174,7 +182,7 @@ func parseIdentity(u *url.URL) (Identity, error) {
 	if err := i.Check(); err != nil {
 		return Identity{}, err
 	}
-	if u.String() != i.url().String() { // user, port, fragment, or anything else that might be read in two ways
+	if plain.Replace(u.String()) != plain.Replace(i.url().String()) { // user, port, fragment, or anything else that might be read in two ways
 		return Identity{}, fmt.Errorf("%.300q has more than a role, a name, sets and a time", u)
 	}
 	return i, nil

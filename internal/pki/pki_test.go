@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/url"
@@ -25,7 +26,7 @@ import (
 
 func authority(t testing.TB) *pki.Authority {
 	t.Helper()
-	a, err := pki.OpenAuthority(filepath.Join(t.TempDir(), "pki"))
+	a, err := pki.MakeAuthority(filepath.Join(t.TempDir(), "pki"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -45,13 +46,19 @@ func credentials(t testing.TB, a *pki.Authority, id pki.Identity) *pki.Credentia
 // where it is not whole.
 func TestAuthorityLasts(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "pki")
-	a, err := pki.OpenAuthority(dir)
+	if _, err := pki.OpenAuthority(dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("OpenAuthority where there is none = %v, want %v", err, fs.ErrNotExist)
+	}
+	a, err := pki.MakeAuthority(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	b, err := pki.OpenAuthority(dir)
 	if err != nil || a.Fingerprint() != b.Fingerprint() {
 		t.Fatalf("opened again: %v, %v, want %v", b.Fingerprint(), err, a.Fingerprint())
+	}
+	if _, err := pki.MakeAuthority(dir); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("MakeAuthority where there is one = %v, want %v", err, fs.ErrExist)
 	}
 	path := filepath.Join(dir, "ca.pem")
 	for name, mode := range map[string]os.FileMode{dir: 0o700, path: 0o600} {
@@ -77,6 +84,15 @@ func TestAuthorityLasts(t *testing.T) {
 	if err := os.Chmod(path, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := pki.OpenAuthority(dir); err == nil || !strings.Contains(err.Error(), "chmod 700") {
+		t.Errorf("an authority in a folder that others can read: %v", err)
+	}
+	if err := os.Chmod(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
 	end := bytes.Index(text, []byte("-----BEGIN CERTIFICATE"))
 	otherEnd := bytes.Index(other, []byte("-----BEGIN CERTIFICATE"))
 	for name, bad := range map[string][]byte{
@@ -95,8 +111,8 @@ func TestAuthorityLasts(t *testing.T) {
 
 func makeDir(t *testing.T) string {
 	t.Helper()
-	dir := t.TempDir()
-	if _, err := pki.OpenAuthority(dir); err != nil {
+	dir := filepath.Join(t.TempDir(), "pki")
+	if _, err := pki.MakeAuthority(dir); err != nil {
 		t.Fatal(err)
 	}
 	return dir
@@ -161,9 +177,12 @@ func TestIdentityOf(t *testing.T) {
 		}
 		return c
 	}
-	for _, ok := range []string{"espalier://host/web-01", "espalier://writer/a?sets=web-%2A%2Cdb", "espalier://host/a?issued=1"} {
-		if _, err := pki.IdentityOf(uri(ok)); err != nil {
-			t.Errorf("IdentityOf(%s) = %v", ok, err)
+	for ok, sets := range map[string]string{
+		"espalier://host/web-01": "", "espalier://host/a?issued=1": "",
+		"espalier://writer/a?sets=web-%2A%2Cdb": "web-* db", "espalier://writer/a?sets=web-*,db": "web-* db", "espalier://writer/a?issued=1&sets=web-*%2Cdb": "web-* db",
+	} {
+		if id, err := pki.IdentityOf(uri(ok)); err != nil || strings.Join(id.Sets, " ") != sets {
+			t.Errorf("IdentityOf(%s) = %v of sets %q, %v, want %q", ok, id, id.Sets, err, sets)
 		}
 	}
 	for _, bad := range [][]string{
@@ -173,6 +192,15 @@ func TestIdentityOf(t *testing.T) {
 		{"espalier://host/a?issued=x"},
 		{"espalier://host/a?issued=1&issued=2"},
 		{"espalier://host/a?role=admin"},
+		{"espalier://reader/a?sets=web-%2a"},
+		{"espalier://reader/a?sets=w%65b"},
+		{"espalier://reader/a?sets=*&issued=1"},
+		{"espalier://reader/a?sets=a&sets=*"},
+		{"espalier://reader/a?sets=a;b"},
+		{"espalier://reader/a?sets=a+b"},
+		{"espalier://reader/*?sets=a"},
+		{"espalier://reader/%2A?sets=a"},
+		{"espalier://reader/a%2A"},
 		{"espalier://host/a#admin"},
 		{"espalier://admin@host/a"},
 		{"espalier://host:1/a"},

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"os"
 	"sync/atomic"
 	"time"
 
@@ -30,10 +31,31 @@ func NewCredentials(key crypto.Signer, cert, authority *x509.Certificate) (*Cred
 		return nil, fmt.Errorf("the certificate was not signed by the authority: %w", err)
 	}
 	id, err := IdentityOf(cert)
+	if err == nil {
+		err = checkUsage(cert, id.Role)
+	}
 	if err != nil {
 		return nil, err
 	}
 	return &Credentials{key: key, cert: cert, authority: authority, identity: id}, nil
+}
+
+// checkUsage returns an error unless the certificate is for the side of the role:
+// the other would end the handshake, and not say why.
+func checkUsage(cert *x509.Certificate, role Role) error {
+	need, name := x509.ExtKeyUsageClientAuth, "clientAuth"
+	if role == RoleServer {
+		need, name = x509.ExtKeyUsageServerAuth, "serverAuth"
+	}
+	if len(cert.ExtKeyUsage)+len(cert.UnknownExtKeyUsage) == 0 { // it is for anything
+		return nil
+	}
+	for _, usage := range cert.ExtKeyUsage {
+		if usage == need || usage == x509.ExtKeyUsageAny {
+			return nil
+		}
+	}
+	return fmt.Errorf("the certificate is that of a %s, and lacks the extended key usage %s", role, name)
 }
 
 // belong reports whether the certificate is for the key.
@@ -47,6 +69,9 @@ func belong(key crypto.Signer, cert *x509.Certificate) bool {
 // authority that has signed it and those of agents and operators.
 func ReadServer(cert, key, authority string) (*Credentials, error) {
 	var all []byte
+	if info, err := os.Stat(key); err == nil && info.Mode().Perm()&0o007 != 0 { // a group may: that is how keys are handed to services
+		return nil, fmt.Errorf("key %s: everybody may read or write it (mode %v); run chmod o=", key, info.Mode().Perm())
+	}
 	for _, path := range []string{key, cert, authority} {
 		text, err := readPEM(path)
 		if err != nil {
@@ -120,6 +145,11 @@ func (c *Credentials) Identity() Identity { return c.identity }
 
 // Expires returns when they are good no longer.
 func (c *Credentials) Expires() time.Time { return c.cert.NotAfter }
+
+// ByToken reports whether new ones can be had for a token, that is, whether they
+// are of an authority that espalier has made. It goes by the authority's name, and
+// is good for advice alone.
+func (c *Credentials) ByToken() bool { return c.authority.Subject.CommonName == authorityName }
 
 // Authority returns the certificate of the authority.
 func (c *Credentials) Authority() *x509.Certificate { return c.authority }

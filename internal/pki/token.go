@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
+	"slices"
 	"strings"
 
 	"espalier/internal/desired"
@@ -20,6 +21,17 @@ type Token struct {
 
 // tokenPrefix makes tokens easy to find where they should not be.
 const tokenPrefix = "espalier-token-1-"
+
+// Want is who somebody would be whom a token lets in.
+type Want struct {
+	Roles []Role       // one of them; none: any
+	Name  desired.Name // empty: any
+}
+
+// Allows reports whether id is somebody like that.
+func (w Want) Allows(id Identity) bool {
+	return (len(w.Roles) == 0 || slices.Contains(w.Roles, id.Role)) && (w.Name == "" || w.Name == id.Name)
+}
 
 // NewToken returns a new token of the authority.
 func (a *Authority) NewToken() Token {

@@ -63,6 +63,14 @@ func RetryAfter(err error) (time.Duration, bool) {
 	return 0, false
 }
 
+// ErrOtherToken is what errors match that say that a token is good, but for
+// another than its bearer wants to be.
+var ErrOtherToken = errors.New("the token is for somebody else")
+
+// ErrUnsupported is what errors match that say what the server is not made, or
+// not set up, to do.
+var ErrUnsupported = errors.New("this server does not do that")
+
 // ErrNoServer and ErrPlain are what errors match, besides ErrUnreachable, that say
 // what is there in the place of a server: the one something that doesn't speak
 // as we do, which may want TLS, the other something that doesn't speak TLS.
@@ -90,6 +98,8 @@ var table = []struct {
 	{ErrNoHost, codes.NotFound, "NO_HOST"},
 	{store.ErrNotFound, codes.NotFound, "NO_SET"},
 	{store.ErrNoToken, codes.Unauthenticated, "NO_TOKEN"},
+	{ErrOtherToken, codes.FailedPrecondition, "OTHER_TOKEN"},
+	{ErrUnsupported, codes.Unimplemented, "UNSUPPORTED"},
 	{audit.ErrBroken, codes.DataLoss, "AUDIT_BROKEN"},
 	{store.ErrForked, codes.FailedPrecondition, "FORKED"},
 	{store.ErrConflict, codes.FailedPrecondition, "CONFLICT"},
@@ -170,6 +180,8 @@ func FromStatus(err error) error {
 		return fmt.Errorf("%w: %w", ErrUnreachable, connectionError(s.Message()))
 	case codes.Unauthenticated, codes.PermissionDenied:
 		return fmt.Errorf("%w: %s", ErrDenied, s.Message())
+	case codes.Unimplemented: // by gRPC, who knows no such call
+		return &statusError{message: fmt.Sprintf("%v: it is of another version (%s)", ErrUnsupported, message), matches: ErrUnsupported}
 	case codes.Canceled:
 		return &statusError{message: message, matches: context.Canceled}
 	case codes.DeadlineExceeded:

@@ -215,6 +215,7 @@ func TestErrorsKeepWhatTheyMatch(t *testing.T) {
 		desired.ErrInvalid, delta.ErrProtocol, delta.ErrTooDifferent, merkle.ErrOrder, merkle.ErrTooWide, wire.ErrNoObject,
 		store.ErrNotFound, store.ErrConflict, store.ErrTooManyDeletes, store.ErrRequestReused, store.ErrQuarantined,
 		store.ErrCorrupt, store.ErrFormat, store.ErrDiskFull, spool.ErrDiskFull,
+		wire.ErrOtherToken, wire.ErrUnsupported,
 	} {
 		got := wire.FromStatus(wire.ToStatus(fmt.Errorf("set s: %w, so there", want)))
 		says := fmt.Sprintf("set s: %v, so there", want)
@@ -257,7 +258,7 @@ func TestErrorsOfAnyServer(t *testing.T) {
 			status.Error(codes.Unavailable, `connection error: desc = "error reading server preface: raw-read tcp 1->2: use of closed network connection"`),
 			wire.ErrUnreachable, "the server can't be reached: something accepts connections there, but does not answer as a server",
 		},
-		{status.Error(codes.Unimplemented, "what?"), nil, "what? (Unimplemented)"},
+		{status.Error(codes.Unimplemented, "what?"), wire.ErrUnsupported, "of another version (what?)"},
 		{wire.ToStatus(odd), nil, "odd (Internal)"},
 		{later.Err(), nil, "no such thing (NotFound)"},
 		{io.EOF, io.EOF, "EOF"},

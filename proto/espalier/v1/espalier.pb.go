@@ -3585,9 +3585,12 @@ func (x *SetListResponse) GetRefused() string {
 }
 
 type EnrollRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Secret        []byte                 `protobuf:"bytes,1,opt,name=secret,proto3" json:"secret,omitempty"`   // of the token
-	Request       []byte                 `protobuf:"bytes,2,opt,name=request,proto3" json:"request,omitempty"` // PKCS #10, DER; only its key counts
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Secret  []byte                 `protobuf:"bytes,1,opt,name=secret,proto3" json:"secret,omitempty"`   // of the token
+	Request []byte                 `protobuf:"bytes,2,opt,name=request,proto3" json:"request,omitempty"` // PKCS #10, DER; only its key counts
+	// A token for another role, or another name, is refused, and not used up.
+	Roles         []string `protobuf:"bytes,3,rep,name=roles,proto3" json:"roles,omitempty"` // one of which the client wants to have; none: any
+	Name          string   `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`   // that it wants to have; empty: any
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3634,6 +3637,20 @@ func (x *EnrollRequest) GetRequest() []byte {
 		return x.Request
 	}
 	return nil
+}
+
+func (x *EnrollRequest) GetRoles() []string {
+	if x != nil {
+		return x.Roles
+	}
+	return nil
+}
+
+func (x *EnrollRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
 }
 
 type EnrollResponse struct {
@@ -3965,8 +3982,11 @@ func (x *RevokeRequest) GetWhy() string {
 }
 
 type RevokeResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Connections   uint32                 `protobuf:"varint,1,opt,name=connections,proto3" json:"connections,omitempty"` // that were ended
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Connections uint32                 `protobuf:"varint,1,opt,name=connections,proto3" json:"connections,omitempty"` // that were ended
+	// The audit log is whole, and has no token or certificate that was ever issued
+	// to them. False: there was one, or the server can't know.
+	NeverIssued   bool `protobuf:"varint,2,opt,name=never_issued,json=neverIssued,proto3" json:"never_issued,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4006,6 +4026,13 @@ func (x *RevokeResponse) GetConnections() uint32 {
 		return x.Connections
 	}
 	return 0
+}
+
+func (x *RevokeResponse) GetNeverIssued() bool {
+	if x != nil {
+		return x.NeverIssued
+	}
+	return false
 }
 
 type AuditRequest struct {
@@ -4363,10 +4390,12 @@ const file_espalier_v1_espalier_proto_rawDesc = "" +
 	"\x04list\x18\x01 \x01(\v2\x15.espalier.v1.HostListR\x04list\x12\x18\n" +
 	"\adeleted\x18\x02 \x01(\x04R\adeleted\x12\x18\n" +
 	"\aobjects\x18\x03 \x01(\x04R\aobjects\x12\x18\n" +
-	"\arefused\x18\x04 \x01(\tR\arefused\"A\n" +
+	"\arefused\x18\x04 \x01(\tR\arefused\"k\n" +
 	"\rEnrollRequest\x12\x16\n" +
 	"\x06secret\x18\x01 \x01(\fR\x06secret\x12\x18\n" +
-	"\arequest\x18\x02 \x01(\fR\arequest\"P\n" +
+	"\arequest\x18\x02 \x01(\fR\arequest\x12\x14\n" +
+	"\x05roles\x18\x03 \x03(\tR\x05roles\x12\x12\n" +
+	"\x04name\x18\x04 \x01(\tR\x04name\"P\n" +
 	"\x0eEnrollResponse\x12 \n" +
 	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12\x1c\n" +
 	"\tauthority\x18\x02 \x01(\fR\tauthority\"3\n" +
@@ -4387,9 +4416,10 @@ const file_espalier_v1_espalier_proto_rawDesc = "" +
 	"\rRevokeRequest\x12\x12\n" +
 	"\x04role\x18\x01 \x01(\tR\x04role\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
-	"\x03why\x18\x03 \x01(\tR\x03why\"2\n" +
+	"\x03why\x18\x03 \x01(\tR\x03why\"U\n" +
 	"\x0eRevokeResponse\x12 \n" +
-	"\vconnections\x18\x01 \x01(\rR\vconnections\":\n" +
+	"\vconnections\x18\x01 \x01(\rR\vconnections\x12!\n" +
+	"\fnever_issued\x18\x02 \x01(\bR\vneverIssued\":\n" +
 	"\fAuditRequest\x12\x14\n" +
 	"\x05after\x18\x01 \x01(\x04R\x05after\x12\x14\n" +
 	"\x05limit\x18\x02 \x01(\x04R\x05limit\")\n" +
