@@ -32,6 +32,7 @@ const floors = `
 	merkle:            -
 	internal/desired:  merkle
 	internal/delta:    merkle internal/desired
+	internal/pace:     -
 	internal/sim:      merkle internal/desired internal/delta
 
 	# The disk.
@@ -48,15 +49,15 @@ const floors = `
 	internal/wire:     merkle internal/desired internal/delta internal/spool internal/audit store proto/espalier/v1 GRPC PROTOBUF
 
 	# The two ends, which know of each other only what crosses the wire.
-	server:            merkle internal/desired internal/delta internal/spool store internal/pki internal/audit internal/wire proto/espalier/v1 GRPC PROTOBUF OS
-	agent:             merkle internal/desired internal/delta internal/durable internal/pki store internal/wire proto/espalier/v1 GRPC PROTOBUF OS
+	server:            merkle internal/desired internal/delta internal/spool store internal/pki internal/audit internal/pace internal/wire proto/espalier/v1 GRPC PROTOBUF OS
+	agent:             merkle internal/desired internal/delta internal/durable internal/pki internal/pace store internal/wire proto/espalier/v1 GRPC PROTOBUF OS
 
 	# The publisher's side of a commit.
 	internal/publish:  merkle internal/desired internal/delta internal/spool store internal/wire proto/espalier/v1 GRPC OS
 
 	# The programs. bench has bbolt for the baseline that it measures against.
-	bench:             internal/desired internal/pki internal/publish store server agent GRPC PROTOBUF BBOLT OS
-	internal/cli:      internal/desired internal/delta internal/durable internal/pki internal/audit internal/publish store internal/wire server agent bench proto/espalier/v1 GRPC PROTOBUF OS
+	bench:             internal/desired internal/pki internal/pace internal/publish store server agent GRPC PROTOBUF BBOLT OS
+	internal/cli:      internal/desired internal/delta internal/durable internal/pki internal/audit internal/pace internal/publish store internal/wire server agent bench proto/espalier/v1 GRPC PROTOBUF OS
 	cmd/espalier:      internal/cli bench OS
 
 	internal/arch:     -
@@ -117,6 +118,8 @@ func TestMayImport(t *testing.T) {
 		{"internal/desired", "espalier/store", false},
 		{"internal/delta", "espalier/store", false},
 		{"internal/delta", "google.golang.org/grpc/codes", false},
+		{"internal/pace", "espalier/internal/desired", false},
+		{"internal/pace", "net", false},
 		{"store", "go.etcd.io/bbolt", true},
 		{"store", "espalier/proto/espalier/v1", false},
 		{"server", "go.etcd.io/bbolt/errors", false},
