@@ -23,11 +23,11 @@ func (a *app) benchCommand() *cobra.Command {
 		Short: "Measure what transfers, commits and polls take",
 		Long: "Measures a real server and real agents over loopback in one process, on made-up sets in a\n" +
 			"temporary folder that is removed at the end (TMPDIR says where). Times depend on the machine;\n" +
-			"the ratios are taken within one run.",
+			"the ratios are taken within one run. 'pacing' alone is a simulation, in virtual time.",
 		Args: exactArgs(),
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	c.AddCommand(a.benchTransferCommand(), a.benchCommitCommand(), a.benchPollCommand())
+	c.AddCommand(a.benchTransferCommand(), a.benchCommitCommand(), a.benchPollCommand(), a.benchPacingCommand())
 	return c
 }
 
