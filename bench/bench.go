@@ -7,6 +7,9 @@
 // the framing of HTTP/2, in both directions. Every result is proven before it is
 // reported: both ends hold the same root and the same number of objects.
 //
+// RunPacing alone is a simulation, of a fleet's polls in virtual time, in which
+// only package pace is real.
+//
 // The reports are plain structs, for programs as they are; how they look to
 // people is up to the command line. All work is bounded and ends by itself, or
 // early with its context, and leaves nothing behind on the disk.

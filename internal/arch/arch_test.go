@@ -33,6 +33,7 @@ const floors = `
 	internal/desired:  merkle
 	internal/delta:    merkle internal/desired
 	internal/fleet:    internal/desired internal/delta
+	internal/pace:     -
 	internal/sim:      merkle internal/desired internal/delta
 
 	# The disk.
@@ -49,21 +50,21 @@ const floors = `
 	internal/wire:     merkle internal/desired internal/delta internal/fleet internal/spool internal/audit store proto/espalier/v1 GRPC PROTOBUF
 
 	# What a host decides; an agent's network and disk are around it.
-	internal/follow:   merkle internal/desired internal/delta internal/wire store
+	internal/follow:   merkle internal/desired internal/delta internal/pace internal/wire store
 
 	# What an orchestrator decides; a server's network and disk are around it.
-	internal/lead:     merkle internal/desired internal/delta internal/fleet internal/wire store
+	internal/lead:     merkle internal/desired internal/delta internal/fleet internal/pace internal/wire store
 
 	# The two ends, which know of each other only what crosses the wire.
-	server:            merkle internal/desired internal/delta internal/fleet internal/lead internal/spool store internal/pki internal/audit internal/wire proto/espalier/v1 GRPC PROTOBUF OS
+	server:            merkle internal/desired internal/delta internal/fleet internal/lead internal/pace internal/spool store internal/pki internal/audit internal/wire proto/espalier/v1 GRPC PROTOBUF OS
 	agent:             merkle internal/desired internal/delta internal/follow internal/durable internal/pki store internal/wire proto/espalier/v1 GRPC PROTOBUF OS
 
 	# The publisher's side of a commit.
 	internal/publish:  merkle internal/desired internal/delta internal/spool store internal/wire proto/espalier/v1 GRPC OS
 
 	# The programs. bench has bbolt for the baseline that it measures against.
-	bench:             internal/desired internal/delta internal/pki internal/publish internal/wire store server agent GRPC PROTOBUF BBOLT OS
-	internal/cli:      internal/desired internal/delta internal/fleet internal/durable internal/pki internal/audit internal/publish store internal/wire server agent bench proto/espalier/v1 GRPC PROTOBUF OS
+	bench:             internal/desired internal/delta internal/pace internal/pki internal/publish internal/wire store server agent GRPC PROTOBUF BBOLT OS
+	internal/cli:      internal/desired internal/delta internal/fleet internal/durable internal/pki internal/audit internal/pace internal/publish store internal/wire server agent bench proto/espalier/v1 GRPC PROTOBUF OS
 	cmd/espalier:      internal/cli bench OS
 
 	internal/arch:     -
@@ -124,6 +125,8 @@ func TestMayImport(t *testing.T) {
 		{"internal/desired", "espalier/store", false},
 		{"internal/delta", "espalier/store", false},
 		{"internal/delta", "google.golang.org/grpc/codes", false},
+		{"internal/pace", "espalier/internal/desired", false},
+		{"internal/pace", "net", false},
 		{"store", "go.etcd.io/bbolt", true},
 		{"store", "espalier/proto/espalier/v1", false},
 		{"server", "go.etcd.io/bbolt/errors", false},

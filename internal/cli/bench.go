@@ -23,11 +23,11 @@ func (a *app) benchCommand() *cobra.Command {
 		Short: "Measure what transfers, commits, polls and fleets take",
 		Long: "Measures a real server and real agents over loopback, in one process but for 'fleet', on made-up\n" +
 			"sets in a temporary folder that is removed at the end (TMPDIR says where). Times depend on the\n" +
-			"machine; the ratios are taken within one run.",
+			"machine; the ratios are taken within one run. 'pacing' alone is a simulation, in virtual time.",
 		Args: exactArgs(),
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	c.AddCommand(a.benchTransferCommand(), a.benchCommitCommand(), a.benchPollCommand(), a.benchFleetCommand())
+	c.AddCommand(a.benchTransferCommand(), a.benchCommitCommand(), a.benchPollCommand(), a.benchFleetCommand(), a.benchPacingCommand())
 	return c
 }
 

@@ -80,6 +80,7 @@ func TestBench(t *testing.T) {
 		{"transfer --objects 2000 --rounds 1 --cases full,idle", []string{"full", "idle", "106"}},
 		{"commit --objects 2000 --rounds 1", []string{"1 change", "100 changes, scattered", "200 changes, clustered", "Growth"}},
 		{"poll --agents 2 --seconds 0.5", []string{"idle poll", "empty call", "106 B", "the median of 1 pair"}},
+		{"pacing --hosts 20 --hours 1", []string{"poisson", "bursty", "rollouts", "restart", "espalier", "held", "20 hosts, 1 hours"}},
 		{"poll --agents 2 --seconds 0.5 --tls", []string{"idle poll over TLS", "150 B", "Over TLS it takes"}},
 	} {
 		status, out, errs := runBench(t, append([]string{"bench"}, strings.Fields(c.args)...)...)
@@ -99,6 +100,7 @@ func TestBenchJSON(t *testing.T) {
 		"transfer --objects 2000 --rounds 1 --cases warm-1": &bench.TransferReport{},
 		"commit --objects 2000 --rounds 1":                  &bench.CommitReport{},
 		"poll --agents 2 --seconds 0.5":                     &bench.PollReport{},
+		"pacing --hosts 20 --hours 1":                       &bench.PacingReport{},
 	} {
 		status, out, errs := runBench(t, append([]string{"bench", "-o", "json"}, strings.Fields(args)...)...)
 		d := json.NewDecoder(strings.NewReader(out))
@@ -114,7 +116,8 @@ func TestBenchMisuse(t *testing.T) {
 		"demo --objects 3", "demo extra", "bench nothing", "bench transfer --cases warm-2", "bench transfer --rounds -1",
 		"bench commit --value-bytes 1", "bench fleet --agents 0", "bench fleet --interval 0s", "bench fleet --agents 30001", "bench poll --agents 1001", "bench poll --seconds 0", "bench poll --seconds 1e300",
 		"bench transfer --rounds 0", "bench commit --rounds 0", "bench commit --objects-large -1", "bench poll --agents 0",
-		"bench poll --concurrency -1",
+		"bench poll --concurrency -1", "bench pacing --hosts 0", "bench pacing --hours 0.5", "bench pacing --hours NaN",
+		"bench pacing --interval 0s", "bench pacing --interval 1s", "bench pacing --objective 10s", "bench pacing --objective 2h",
 	} {
 		status, out, errs := runBench(t, strings.Fields(args)...)
 		if status != 2 || out != "" || !strings.HasPrefix(errs, "espalier: ") {
