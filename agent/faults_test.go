@@ -18,7 +18,7 @@ import (
 	"espalier/agent"
 	"espalier/internal/delta"
 	"espalier/internal/desired"
-	"espalier/internal/follow"
+	"espalier/internal/pace"
 	"espalier/internal/wire"
 	"espalier/store"
 )
@@ -353,7 +353,7 @@ func TestRunOutlivesItsServer(t *testing.T) {
 	log := &listener{heard: make(chan string, 100)}
 	told := make(chan agent.Update, 16)
 	a := open(t, agent.Options{
-		Host: "web-01", Dir: t.TempDir(), Server: o.addr, Interval: follow.MinInterval, Logger: slog.New(log),
+		Host: "web-01", Dir: t.TempDir(), Server: o.addr, Interval: pace.MinInterval, Logger: slog.New(log),
 		Handler: agent.HandlerFunc(func(_ context.Context, u agent.Update) error {
 			told <- u
 			return nil
@@ -408,7 +408,7 @@ func TestRunFollowsUntilItIsStopped(t *testing.T) {
 		told <- u
 		return nil
 	})
-	a := open(t, agent.Options{Host: "web-01", Dir: t.TempDir(), Server: o.addr, Handler: handler, Interval: follow.MinInterval})
+	a := open(t, agent.Options{Host: "web-01", Dir: t.TempDir(), Server: o.addr, Handler: handler, Interval: pace.MinInterval})
 	ended := make(chan error, 1)
 	go func() { ended <- a.Run(ctx) }()
 	if u := <-told; u.Head.Number != 1 || !u.Full {

@@ -197,7 +197,7 @@ func (o *PacingOptions) playAll(ctx context.Context, l *load, rows []PacingRow, 
 // calibrate plays a load to a policy, by the secant method, until its hosts make so
 // many polls an hour, and returns the parameter that it took; 0 polls: as many as
 // its guess makes. If that isn't reached, the closest counts.
-func (o *PacingOptions) calibrate(ctx context.Context, l *load, t tuned, polls float64) (best *fleetRun, value float64, err error) {
+func (o *PacingOptions) calibrate(ctx context.Context, l *load, t tuned, polls float64) (best *pacingRun, value float64, err error) {
 	x, slope := math.Log(t.guess(o)), t.elasticity
 	closest := math.Inf(1)
 	var lastX, lastOff float64
@@ -226,12 +226,12 @@ func (o *PacingOptions) calibrate(ctx context.Context, l *load, t tuned, polls f
 }
 
 // pollsPerHostHour returns the polls of a host in an hour.
-func (r *fleetRun) pollsPerHostHour(o *PacingOptions) float64 {
+func (r *pacingRun) pollsPerHostHour(o *PacingOptions) float64 {
 	return float64(r.calls) / float64(o.Hosts) / o.Duration.Hours()
 }
 
 // row returns the figures of a run.
-func (r *fleetRun) row(o *PacingOptions) PacingRow {
+func (r *pacingRun) row(o *PacingOptions) PacingRow {
 	row := PacingRow{
 		Commits: len(r.delays), Polls: r.pollsPerHostHour(o),
 		Stale: r.stale / float64(o.Hosts) / o.Duration.Seconds(),

@@ -8,9 +8,9 @@ import (
 	"espalier/internal/pace"
 )
 
-// fleetRun is one policy under one load, in virtual time: events happen one after
+// pacingRun is one policy under one load, in virtual time: events happen one after
 // the other, in the order of their times. Answers take no time.
-type fleetRun struct {
+type pacingRun struct {
 	load   *load
 	policy policy
 	hosts  []simHost
@@ -48,9 +48,9 @@ type pollEvent struct {
 var epochOfRuns = time.Unix(1_000_000_000, 0)
 
 // runFleet plays a load to a policy.
-func runFleet(o *PacingOptions, l *load, t tuned, parameter float64) *fleetRun {
+func runFleet(o *PacingOptions, l *load, t tuned, parameter float64) *pacingRun {
 	rng := rand.New(rand.NewPCG(o.Seed, 2))
-	r := &fleetRun{
+	r := &pacingRun{
 		load: l, policy: t.make(o, parameter, epochOfRuns, rng),
 		hosts: make([]simHost, o.Hosts), from: o.warmUp(), until: o.whole(),
 		second: make([]int32, int(o.Duration/time.Second)+1),
@@ -65,7 +65,7 @@ func runFleet(o *PacingOptions, l *load, t tuned, parameter float64) *fleetRun {
 }
 
 // play runs until all commits of the load are known to their hosts.
-func (r *fleetRun) play() {
+func (r *pacingRun) play() {
 	commits := r.load.commits
 	for len(commits) > 0 || r.queue[0].at < r.until || r.behind > 0 {
 		poll := r.queue[0]
@@ -84,7 +84,7 @@ func (r *fleetRun) play() {
 }
 
 // outage lets the server stop and start once it is time.
-func (r *fleetRun) outage(now time.Duration) {
+func (r *pacingRun) outage(now time.Duration) {
 	if r.load.up == 0 || now < r.load.down {
 		return
 	}
@@ -106,7 +106,7 @@ func (r *fleetRun) outage(now time.Duration) {
 
 // commit changes a host's set. A poll that is held is answered at once, and made
 // again.
-func (r *fleetRun) commit(c commit) {
+func (r *pacingRun) commit(c commit) {
 	h := &r.hosts[c.host]
 	r.policy.changed(c.host, epochOfRuns.Add(c.at))
 	if len(h.unseen) == 0 {
@@ -122,7 +122,7 @@ func (r *fleetRun) commit(c commit) {
 }
 
 // poll lets a host poll, or ends the poll that is held.
-func (r *fleetRun) poll(h *simHost, e pollEvent) {
+func (r *pacingRun) poll(h *simHost, e pollEvent) {
 	now := epochOfRuns.Add(e.at)
 	if h.held {
 		r.release(h)
@@ -146,13 +146,13 @@ func (r *fleetRun) poll(h *simHost, e pollEvent) {
 	r.plan(e.host)
 }
 
-func (r *fleetRun) release(h *simHost) {
+func (r *pacingRun) release(h *simHost) {
 	h.held = false
 	r.policy.released()
 }
 
 // fetch lets a host learn of all commits to its set.
-func (r *fleetRun) fetch(h *simHost, now time.Duration) {
+func (r *pacingRun) fetch(h *simHost, now time.Duration) {
 	for _, at := range h.unseen {
 		if at >= r.from && at < r.until {
 			r.delays = append(r.delays, (now - at).Seconds())
@@ -166,7 +166,7 @@ func (r *fleetRun) fetch(h *simHost, now time.Duration) {
 }
 
 // plan queues what a host's schedule says.
-func (r *fleetRun) plan(host int32) {
+func (r *pacingRun) plan(host int32) {
 	h := &r.hosts[host]
 	h.planned++
 	r.queue.push(pollEvent{h.schedule.Due().Sub(epochOfRuns), host, h.planned})

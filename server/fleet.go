@@ -11,6 +11,7 @@ import (
 	"espalier/internal/desired"
 	"espalier/internal/fleet"
 	"espalier/internal/lead"
+	"espalier/internal/pace"
 	"espalier/internal/pki"
 	"espalier/internal/wire"
 	espalierv1 "espalier/proto/espalier/v1"
@@ -29,10 +30,17 @@ func (s *Server) openFleet() error {
 	}
 	s.fleet = fleet.New(lists, seen)
 	s.lead = lead.New(lead.Options{
-		Sets: sets{s.store, s}, Fleet: s.fleet, Codec: s.codec, Interval: s.options.PollInterval, MaxHeld: s.options.Limits.MaxHeld, Logger: s.log,
+		Sets: sets{s.store, s}, Fleet: s.fleet, Codec: s.codec, MaxHeld: s.options.Limits.MaxHeld, Logger: s.log,
+		Pace: pace.Options{Objective: s.options.Objective, Budget: s.options.Limits.PollBudget, Hosts: s.fleet.Len()}, Start: time.Now(),
 	})
+	for _, h := range s.store.Heads() {
+		s.lead.Knows(h.Name)
+	}
 	return nil
 }
+
+// changed is told of each set that changes.
+func (s *Server) changed(set desired.Name) { s.lead.Changed(set, time.Now()) }
 
 // keepSeen writes down now and then how the hosts fared, and when the server
 // stops.

@@ -27,6 +27,7 @@ func holding(t *testing.T, room int, fn func(t *testing.T, conn *grpc.ClientConn
 		o := server.Options{ScratchDir: t.TempDir(), ScrubBytes: -1, Limits: server.Limits{MaxHeld: room}}
 		go func() { stopped <- server.New(s, o).Run(ctx, l) }()
 		fn(t, conn, cancel)
+		synctest.Wait()
 		cancel()
 		conn.Close()
 		if err := errors.Join(<-stopped, s.Close()); err != nil {

@@ -11,8 +11,6 @@ import (
 // Every bound of the server, with its reason. That of a message is
 // delta.MaxMessageBytes: the largest object has to fit into one.
 const (
-	// DefaultPollInterval keeps a host's staleness below a minute.
-	DefaultPollInterval = 30 * time.Second
 	// DefaultScrubBytes reads a set of a million objects in half a minute, at
 	// a few percent of one core.
 	DefaultScrubBytes = 4 << 20

@@ -24,6 +24,9 @@ type Limits struct {
 	MaxPulls int
 	// PollRate is how many polls a second are answered; 0: DefaultPollRate.
 	PollRate float64
+	// PollBudget is how many polls a second hosts are asked for, in the long run; 0:
+	// pace.DefaultBudget.
+	PollBudget float64
 	// Bytes and HostBytes are how many bytes a second all pulls and those of one
 	// host are sent; 0: any number.
 	Bytes, HostBytes int

@@ -33,9 +33,9 @@ import (
 type Options struct {
 	// Logger receives what an operator should know; nil: slog.Default().
 	Logger *slog.Logger
-	// PollInterval is what agents are told to wait between polls; 0:
-	// DefaultPollInterval.
-	PollInterval time.Duration
+	// Objective is the longest that a change shall wait for a host to notice it, as
+	// long as the budget of polls holds; 0: pace.DefaultObjective.
+	Objective time.Duration
 	// ScrubBytes is how many bytes of values a second the scrub reads; 0:
 	// DefaultScrubBytes, less than 0: no scrub.
 	ScrubBytes int
@@ -76,7 +76,6 @@ type Server struct {
 // New returns a Server of a store, which the caller closes after Run has
 // returned.
 func New(s *store.Store, o Options) *Server {
-	o.PollInterval = cmp.Or(o.PollInterval, DefaultPollInterval)
 	o.ScrubBytes = cmp.Or(o.ScrubBytes, DefaultScrubBytes)
 	o.Limits = o.Limits.withDefaults()
 	return &Server{
@@ -97,7 +96,7 @@ func (s *Server) Run(ctx context.Context, l net.Listener) error {
 	state := health.NewServer()
 	healthv1.RegisterHealthServer(g, state)
 
-	s.store.Watch(s.lead.Changed)
+	s.store.Watch(s.changed)
 	defer s.store.Watch(nil)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {

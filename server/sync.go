@@ -87,8 +87,9 @@ func (s *Server) poll(ctx context.Context, who lead.Asker, p wire.Poll) wire.Pol
 		select {
 		case <-ctx.Done():
 			return answer
-		case <-s.stopping:
-			answer.Held = false
+		case <-s.stopping: // it comes back when it would have, without being held
+			p.Hold = 0
+			answer, _ = s.lead.Poll(ctx, time.Now(), who, p)
 			return answer
 		case <-timer.C:
 			answer, _ = s.lead.Poll(ctx, time.Now(), who, p)

@@ -225,7 +225,7 @@ func TestStatus(t *testing.T) {
 		{"unknown set", 1, "no such set", "", server.at("head", "nothing")},
 		{"missing key", 1, "no such object", "", server.at("get", "s", "nothing")},
 		{"no time to wait", 2, "--timeout", "", server.at("agent", "--once", "--timeout", "-1s", "--host", "h", "--data", filepath.Join(dir, "a"))},
-		{"no time between polls", 2, "--poll-interval", "", []string{"serve", "--insecure", "--poll-interval", "0s", "--data", filepath.Join(dir, "x")}},
+		{"no objective", 2, "--objective", "", []string{"serve", "--insecure", "--objective", "0s", "--data", filepath.Join(dir, "x")}},
 		{"folder in use", 1, "in use", "", []string{"serve", "--insecure", "--listen", "127.0.0.1:0", "--data", data}},
 		{"stale revision", 3, "revision", `{"key":"a","value":"b"}`, server.at("apply", "s", "-f", "-", "--expect", "7")},
 		{"too many deletions", 3, "delet", `{"key":"a","value":"b"}`, server.at("apply", "s", "-f", "-", "--prune")},

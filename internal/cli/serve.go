@@ -6,20 +6,20 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
-	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
 	"espalier/internal/audit"
+	"espalier/internal/pace"
 	"espalier/server"
 	"espalier/store"
 )
 
 func (a *app) serveCommand() *cobra.Command {
 	var data, listen string
-	var interval time.Duration
 	var t trustFlags
+	var o server.Options
 	c := &cobra.Command{
 		Use:   "serve --data DIR",
 		Short: "Run the orchestrator",
@@ -31,18 +31,48 @@ func (a *app) serveCommand() *cobra.Command {
 			if err := t.check(); err != nil {
 				return err
 			}
-			if interval <= 0 {
-				return misusef("--poll-interval %v: want a time above 0", interval)
+			if err := checkPace(o); err != nil {
+				return err
 			}
-			return a.serve(c.Context(), data, listen, interval, t)
+			return a.serve(c.Context(), data, listen, o, t)
 		},
 	}
 	c.Flags().StringVar(&data, "data", "", "folder that holds the sets; made if need be")
 	c.Flags().StringVar(&listen, "listen", defaultServer, "address to listen on")
 	t.addFlags(c)
-	c.Flags().DurationVar(&interval, "poll-interval", server.DefaultPollInterval, "what agents are told to wait between polls")
+	paceFlags(c, &o)
 	required(c, "data")
 	return c
+}
+
+// paceFlags adds the flags that say what hosts may take of the server.
+func paceFlags(c *cobra.Command, o *server.Options) {
+	f, l := c.Flags(), &o.Limits
+	f.DurationVar(&o.Objective, "objective", pace.DefaultObjective, "longest that a change shall wait for a host to notice it, as long as --poll-budget holds")
+	f.Float64Var(&l.PollBudget, "poll-budget", pace.DefaultBudget, "polls a second that hosts are asked for, in the long run")
+	f.Float64Var(&l.PollRate, "poll-rate", server.DefaultPollRate, "polls a second that are answered; others are told when to retry")
+	f.IntVar(&l.MaxHeld, "max-held", server.DefaultMaxHeld, "polls that wait at a time for something to change; 0: none")
+	f.IntVar(&l.MaxPulls, "max-pulls", server.DefaultMaxPulls, "pulls of hosts that are under way at a time")
+	f.IntVar(&l.Bytes, "bytes-per-second", 0, "sent to all hosts that pull; 0: any number")
+	f.IntVar(&l.HostBytes, "host-bytes-per-second", 0, "sent to one host that pulls; 0: any number")
+}
+
+// checkPace refuses flags that package server would take for their defaults.
+func checkPace(o server.Options) error {
+	l := o.Limits
+	switch {
+	case o.Objective < pace.MinHint || o.Objective > pace.MaxHint:
+		return misusef("--objective %v: want a time from %v to %v", o.Objective, pace.MinHint, pace.MaxHint)
+	case !(l.PollBudget > 0):
+		return misusef("--poll-budget %v: want a number above 0", l.PollBudget)
+	case !(l.PollRate >= 1):
+		return misusef("--poll-rate %v: want 1 or more", l.PollRate)
+	case l.MaxHeld < 0:
+		return misusef("--max-held %d: want 0 or more", l.MaxHeld)
+	case l.Bytes < 0 || l.HostBytes < 0:
+		return misusef("--bytes-per-second and --host-bytes-per-second can't be less than 0")
+	}
+	return atLeastOne("max-pulls", l.MaxPulls)
 }
 
 // required makes flags mandatory. Naming one that does not exist is a mistake in
@@ -55,7 +85,7 @@ func required(c *cobra.Command, flags ...string) {
 	}
 }
 
-func (a *app) serve(ctx context.Context, data, listen string, interval time.Duration, t trustFlags) error {
+func (a *app) serve(ctx context.Context, data, listen string, o server.Options, t trustFlags) error {
 	log := a.logger()
 	trust, err := t.read() // before anything is made
 	if err != nil {
@@ -90,7 +120,10 @@ func (a *app) serve(ctx context.Context, data, listen string, interval time.Dura
 	if admin != nil {
 		log.Info("these credentials may do everything: name them with --identity or ESPALIER_IDENTITY", "file", admin.path)
 	}
-	o := server.Options{Logger: log, PollInterval: interval, ScratchDir: data, Trust: trust, Audit: record}
+	o.Logger, o.ScratchDir, o.Trust, o.Audit = log, data, trust, record
+	if o.Limits.MaxHeld == 0 {
+		o.Limits.MaxHeld = -1
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return server.New(s, o).Run(ctx, l) })
 	group.Go(func() error { return admin.keep(ctx, log) })

@@ -163,6 +163,13 @@ func (f *Fleet) Enrolled(name desired.Name) {
 	}
 }
 
+// Len returns how many hosts are known.
+func (f *Fleet) Len() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.hosts)
+}
+
 // Poll is what a host says of itself.
 type Poll struct {
 	Host                 desired.Name

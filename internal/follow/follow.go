@@ -11,10 +11,12 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"espalier/internal/delta"
 	"espalier/internal/desired"
+	"espalier/internal/pace"
 	"espalier/internal/wire"
 	"espalier/store"
 )
@@ -109,6 +111,7 @@ type Follower struct {
 	report  reporter
 	next    time.Duration // what the server said last
 	held    bool          // it has room to hold the next poll
+	failing bool          // the last sync of Run failed
 }
 
 // Open opens the mirrors. The caller closes the Follower, also if there is an
@@ -116,6 +119,9 @@ type Follower struct {
 func Open(o Options) (*Follower, error) {
 	if o.Clock == nil {
 		o.Clock = machine{}
+	}
+	if o.Random == nil {
+		o.Random = rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))
 	}
 	if o.Go == nil {
 		o.Go = func(f func()) { go f() }
@@ -139,35 +145,29 @@ func (f *Follower) Close() error {
 // Run keeps the mirrors current until ctx is done. A server that can't be reached
 // is no reason to stop: what was verified last stays in force.
 func (f *Follower) Run(ctx context.Context) {
-	failures := 0
-	for ctx.Err() == nil {
-		began := f.options.Clock.Now()
-		report, err := f.sync(ctx, f.options.Hold)
-		wait := f.interval()
-		switch {
-		case ctx.Err() != nil:
-			return
-		case errors.Is(err, ErrUnsafe):
-			f.log.Error("not synced", "error", err)
-		case errors.Is(err, wire.ErrDenied):
-			f.log.Error("the server refuses this host; what was verified last stays in force; "+
-				"'espalier token create' on the server and 'espalier agent --join' here let it in again", "error", err)
-		case errors.Is(err, wire.ErrOverloaded):
-			wait, _ = wire.RetryAfter(err)
-			f.log.Info("not synced; what was verified last stays in force", "error", err)
-		case err != nil:
-			failures++
-			wait = min(wait, f.backoff(failures))
-			f.log.Warn("not synced; what was verified last stays in force", "error", err, "retry_in", wait)
-		default:
-			if failures > 0 {
-				f.log.Info("in step with the server again", "failures", failures)
-			}
-			failures = 0
-			if f.held { // the next poll waits there, and comes back with the next change
-				wait = max(0, holdGap-f.options.Clock.Now().Sub(began))
+	clock := f.options.Clock
+	schedule := pace.NewSchedule(f.options.Interval, f.options.Random)
+	schedule.Now(clock.Now())
+	if f.holds() { // or it would have nothing to keep up meanwhile
+		schedule.First(string(f.options.Host), clock.Now())
+		f.log.Info("polling begins at this host's time, so that a fleet doesn't come all at once", "in", schedule.Wait(clock.Now()).Round(time.Millisecond))
+	}
+	for inStep := false; ; {
+		for wait := schedule.Wait(clock.Now()); wait > 0; wait = schedule.Wait(clock.Now()) {
+			if clock.Sleep(ctx, wait); ctx.Err() != nil {
+				return
 			}
 		}
+		began, hold := clock.Now(), time.Duration(0)
+		if inStep { // else there may be something that an operator should hear of now
+			hold = f.options.Hold
+		}
+		report, err := f.sync(ctx, hold)
+		if ctx.Err() != nil {
+			return
+		}
+		inStep = err == nil
+		f.plan(schedule, began, hold, err)
 		for _, s := range report.Sets {
 			if s.Err == nil && s.Mode != Unchanged {
 				f.log.Info("synced", "set", s.Set, "revision", s.Head.Position, "root", s.Head.Root,
@@ -177,7 +177,48 @@ func (f *Follower) Run(ctx context.Context) {
 		if f.options.After != nil {
 			f.options.After(ctx)
 		}
-		f.options.Clock.Sleep(ctx, wait)
+	}
+}
+
+// holds reports whether there is something that was verified.
+func (f *Follower) holds() bool {
+	return slices.ContainsFunc(f.sets, func(s *Set) bool { return s.Head().Number > 0 })
+}
+
+// plan plans the next poll after a sync that began at a time with a poll that could
+// be held for so long, and ended with err, and says what an operator should know of
+// it.
+func (f *Follower) plan(schedule *pace.Schedule, began time.Time, hold time.Duration, err error) {
+	now := f.options.Clock.Now()
+	failures := schedule.Failures()
+	switch {
+	case err == nil && (f.held || hold < f.options.Hold):
+		schedule.Held(began, now)
+	case err == nil:
+		schedule.Succeeded(f.next, now)
+	case errors.Is(err, wire.ErrOverloaded):
+		retry, _ := wire.RetryAfter(err)
+		schedule.Refused(retry, now)
+		f.log.Info("not synced; what was verified last stays in force", "error", err)
+		return
+	case errors.Is(err, ErrUnsafe): // which no haste will change
+		schedule.Succeeded(f.next, now)
+		f.log.Error("not synced", "error", err)
+		return
+	case errors.Is(err, wire.ErrDenied):
+		schedule.Failed(now)
+		f.log.Error("the server refuses this host; what was verified last stays in force; "+
+			"'espalier token create' on the server and 'espalier agent --join' here let it in again", "error", err)
+		return
+	default:
+		schedule.Failed(now)
+		f.log.Warn("not synced; what was verified last stays in force", "error", err, "retry_in", schedule.Due().Sub(now).Round(time.Millisecond))
+		f.failing = true
+		return
+	}
+	if f.failing {
+		f.log.Info("in step with the server again", "failures", failures)
+		f.failing = false
 	}
 }
 
@@ -191,14 +232,6 @@ func (f *Follower) Mend(ctx context.Context) (damaged int, err error) {
 		damaged += n
 	}
 	return damaged, nil
-}
-
-// seed returns a random number that keys a descent's digests.
-func (f *Follower) seed() uint64 {
-	if f.options.Random != nil {
-		return f.options.Random.Uint64()
-	}
-	return rand.Uint64()
 }
 
 // machine is the machine's time.

@@ -1,23 +1,8 @@
 package follow
 
-import (
-	"cmp"
-	"math"
-	"math/rand/v2"
-	"time"
-)
-
 // Every bound of following, with its reason. Those of messages are in package
 // delta.
 const (
-	// DefaultInterval is the time between polls of a server that says nothing.
-	DefaultInterval = 30 * time.Second
-	// MinInterval and MaxInterval bound what a server can ask for.
-	MinInterval = time.Second
-	MaxInterval = time.Hour
-	// holdGap is the least time from one held poll to the next: of changes that
-	// follow each other faster, a poll brings several.
-	holdGap = 200 * time.Millisecond
 	// PullAttempts is how often a pull is tried again that brought nothing new.
 	PullAttempts = 3
 	// maxAsks is how many polls a sync begins with, each of which may bring another
@@ -33,24 +18,3 @@ const (
 	stageChanges = 20_000
 	stageBytes   = 8 << 20
 )
-
-// interval returns how long to wait for the next poll.
-func (f *Follower) interval() time.Duration {
-	d := min(max(cmp.Or(f.options.Interval, f.next, DefaultInterval), MinInterval), MaxInterval)
-	return time.Duration(float64(d) * (0.9 + 0.2*f.float())) // fixed phases echo through a fleet
-}
-
-// backoff returns how long to wait after so many failures in a row: at random
-// up to 1 s, growing by 1.6 with each, at most 120 s (full jitter; Brooker,
-// "Exponential Backoff And Jitter", 2015).
-func (f *Follower) backoff(failures int) time.Duration {
-	most := min(120, math.Pow(1.6, float64(failures-1)))
-	return time.Duration(f.float() * most * float64(time.Second))
-}
-
-func (f *Follower) float() float64 {
-	if f.options.Random != nil {
-		return f.options.Random.Float64()
-	}
-	return rand.Float64()
-}

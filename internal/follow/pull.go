@@ -6,6 +6,7 @@ import (
 	"io"
 
 	"espalier/internal/delta"
+	"espalier/internal/pace"
 	"espalier/internal/wire"
 	"espalier/merkle"
 )
@@ -22,7 +23,7 @@ func (f *Follower) pull(ctx context.Context, set *Set, s *SetReport) (trips int,
 		if err != nil {
 			return trips, err
 		}
-		r := delta.NewReceiver(f.codec, have, f.seed)
+		r := delta.NewReceiver(f.codec, have, f.options.Random.Uint64)
 		err = f.receive(ctx, r, k)
 		stats := r.Stats()
 		trips += stats.RoundTrips
@@ -43,7 +44,7 @@ func (f *Follower) pull(ctx context.Context, set *Set, s *SetReport) (trips int,
 			return trips, err
 		}
 		f.log.Info("a pull was cut; going on from what has come", "set", set.Name, "error", err)
-		f.options.Clock.Sleep(ctx, f.backoff(failures))
+		f.options.Clock.Sleep(ctx, pace.Backoff(failures, f.options.Random))
 	}
 }
 

@@ -1,8 +1,11 @@
 package lead
 
 import (
+	"time"
+
 	"espalier/internal/delta"
 	"espalier/internal/desired"
+	"espalier/internal/pace"
 )
 
 // Waiter is a poll that is held.
@@ -61,15 +64,35 @@ func (l *Leader) Held() int {
 	return l.held
 }
 
-// Changed wakes those who wait for a set.
-func (l *Leader) Changed(set desired.Name) { l.wake(set) }
-
-// Relisted wakes a host whose list has changed.
-func (l *Leader) Relisted(host desired.Name) { l.wake(hostKey(host)) }
-
-func (l *Leader) wake(name desired.Name) {
+// Knows tells of a set that was there when the server started.
+func (l *Leader) Knows(set desired.Name) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.sets[set] = &pace.Set{}
+}
+
+// Changed tells of a set that has changed at now, and wakes those who wait for it.
+func (l *Leader) Changed(set desired.Name, now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if s := l.sets[set]; s != nil {
+		l.pace.Changed(s, now)
+	} else {
+		s = &pace.Set{}
+		l.pace.Created(s, now)
+		l.sets[set] = s
+	}
+	l.wake(set)
+}
+
+// Relisted wakes a host whose list has changed.
+func (l *Leader) Relisted(host desired.Name) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.wake(hostKey(host))
+}
+
+func (l *Leader) wake(name desired.Name) {
 	for w := range l.waiting[name] {
 		select {
 		case w.Woken <- struct{}{}:

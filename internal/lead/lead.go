@@ -15,6 +15,7 @@ import (
 	"espalier/internal/delta"
 	"espalier/internal/desired"
 	"espalier/internal/fleet"
+	"espalier/internal/pace"
 	"espalier/internal/wire"
 	"espalier/store"
 )
@@ -34,8 +35,11 @@ type Options struct {
 	Sets  Sets
 	Fleet *fleet.Fleet
 	Codec *delta.Codec
-	// Interval is the time between polls that hosts are told.
-	Interval time.Duration
+	// Pace is what polls are held to; Start is when the server did.
+	Pace  pace.Options
+	Start time.Time
+	// Random is chance; nil: the machine's.
+	Random *rand.Rand
 	// MaxHeld is how many polls are held at a time; 0: none.
 	MaxHeld int
 	Logger  *slog.Logger
@@ -47,13 +51,22 @@ type Leader struct {
 	log     *slog.Logger
 
 	mu      sync.Mutex
+	pace    *pace.Fleet
+	sets    map[desired.Name]*pace.Set // whose changes were seen
+	hosts   map[desired.Name]*pace.Host
 	waiting map[desired.Name]map[*Waiter]bool // by the set that they wait for
 	held    int
 }
 
 // New returns a Leader.
 func New(o Options) *Leader {
-	return &Leader{options: o, log: o.Logger, waiting: map[desired.Name]map[*Waiter]bool{}}
+	if o.Random == nil {
+		o.Random = rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))
+	}
+	return &Leader{
+		options: o, log: o.Logger, pace: pace.NewFleet(o.Pace, o.Start, o.Random), sets: map[desired.Name]*pace.Set{},
+		hosts: map[desired.Name]*pace.Host{}, waiting: map[desired.Name]map[*Waiter]bool{},
+	}
 }
 
 // Asker is who polls.
@@ -88,20 +101,26 @@ func (l *Leader) Poll(ctx context.Context, now time.Time, who Asker, p wire.Poll
 		room -= len(a.Frame)
 		answer.Sets = append(answer.Sets, a)
 	}
-	answer.Next = l.options.Interval
 	if !who.Host {
+		answer.Next = l.Load(now).Objective
 		return answer, 0
 	}
 	advice := l.options.Fleet.Poll(now, fleet.Poll{
 		Host: p.Host, Address: who.Address, Held: p.Held, ListVersion: p.ListVersion, ListSum: p.ListSum, Report: p.Report,
 	})
 	answer.List, answer.Tell = advice.List, advice.Tell
-	l.options.Fleet.Paced(p.Host, answer.Next, "")
-	if answer.Held = p.Hold > 0; answer.Held && quiet(answer) {
-		hold = min(p.Hold, MaxHold)
-		l.options.Fleet.Paced(p.Host, hold, "held")
+	if p.Hold > 0 { // it comes back at once, and is held then
+		answer.Held = true
+		if quiet(answer) {
+			hold = min(p.Hold, MaxHold)
+		}
+		l.options.Fleet.Paced(p.Host, min(p.Hold, MaxHold), "held")
+		return answer, hold
 	}
-	return answer, hold
+	hint := l.hint(now, p)
+	answer.Next = hint.After
+	l.options.Fleet.Paced(p.Host, hint.After, hint.Reason.String())
+	return answer, 0
 }
 
 // quiet reports whether the answer has nothing to say that the host could act
@@ -166,8 +185,37 @@ func (l *Leader) Respond(sender *delta.Sender, set desired.Name) (resp delta.Res
 	return resp, err
 }
 
+// hint returns when a host that polled should poll next.
+func (l *Leader) hint(now time.Time, p wire.Poll) pace.Hint {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	host := l.hosts[p.Host]
+	if host == nil {
+		host = &pace.Host{}
+		if len(l.hosts) < fleet.MaxHosts {
+			l.hosts[p.Host] = host
+		}
+	}
+	sets := make([]*pace.Set, 0, len(p.Held))
+	for _, h := range p.Held {
+		if s := l.sets[h.Name]; s != nil {
+			sets = append(sets, s)
+		}
+	}
+	return l.pace.Polled(host, sets, now)
+}
+
 // Retry returns how long a host should wait that there is no room for now: drawn
 // for each, so that they don't come back together.
-func (l *Leader) Retry(time.Time) time.Duration {
-	return time.Second + rand.N(9*time.Second)
+func (l *Leader) Retry(now time.Time) time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.pace.Refused(now).After
+}
+
+// Load returns how polls stand to what they are held to.
+func (l *Leader) Load(now time.Time) pace.Load {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.pace.Load(now)
 }

@@ -99,6 +99,10 @@ const (
 	MinBackoff    = time.Second
 	MaxBackoff    = 2 * time.Minute
 	backoffGrowth = 1.6
+	// HoldGap is the least time from one held poll to the next: of changes that
+	// follow each other faster, a poll brings several.
+	HoldGap = 200 * time.Millisecond
+
 	// HealthyTime is how long polls have to succeed until errors are forgotten: a
 	// server that answers every other time is not well.
 	HealthyTime = 2 * time.Minute

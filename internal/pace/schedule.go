@@ -54,10 +54,29 @@ func (s *Schedule) Succeeded(hint time.Duration, now time.Time) {
 func (s *Schedule) Failed(now time.Time) {
 	s.settle(now)
 	s.well = time.Time{}
-	most := min(MinBackoff.Seconds()*math.Pow(backoffGrowth, float64(s.failures)), MaxBackoff.Seconds())
 	s.failures++
-	s.plan(seconds(s.rng.Float64()*most), now)
+	s.plan(Backoff(s.failures, s.rng), now)
 }
+
+// Backoff returns how long to wait after so many failures in a row, as Failed
+// has it.
+func Backoff(failures int, rng *rand.Rand) time.Duration {
+	most := min(MinBackoff.Seconds()*math.Pow(backoffGrowth, float64(failures-1)), MaxBackoff.Seconds())
+	return seconds(rng.Float64() * most)
+}
+
+// Held plans the next poll after one that began at a time and that was answered by
+// a server with room to hold the next: at once, but HoldGap after it began.
+func (s *Schedule) Held(began, now time.Time) {
+	if s.well.IsZero() {
+		s.well = now
+	}
+	s.settle(now)
+	s.plan(max(0, HoldGap-now.Sub(began)), now)
+}
+
+// Now plans the first poll for now: of a host that holds nothing yet.
+func (s *Schedule) Now(now time.Time) { s.plan(0, now) }
 
 // Refused plans the next poll after a server that is overloaded said when to
 // retry, which it drew for this client. It counts neither as failed nor as well.
