@@ -11,6 +11,7 @@ import (
 	"io"
 	"log/slog"
 	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -19,7 +20,6 @@ import (
 	"espalier/internal/desired"
 	"espalier/internal/follow"
 	"espalier/internal/wire"
-	espalierv1 "espalier/proto/espalier/v1"
 	"espalier/store"
 )
 
@@ -33,7 +33,9 @@ type Options struct {
 	Sets []desired.Name
 	// Dir is the agent's data folder; it is made if need be. Required.
 	Dir string
-	// Server is the orchestrator's address, host:port. Required.
+	// Server is the orchestrator's address, host:port, or several separated by
+	// commas: the agent stays with one as long as it answers, and goes on to the
+	// next when it doesn't. Required.
 	Server string
 	// Credentials secure the connection; nil: those that Join left in Dir, which
 	// have to be Host's, and are renewed in time.
@@ -64,8 +66,7 @@ type Agent struct {
 	lock     io.Closer
 	follower *follow.Follower
 	identity *identity // nil: Options.Credentials are used
-	conn     *grpc.ClientConn
-	client   espalierv1.SyncServiceClient
+	links    []*link   // to the servers, of which the first is used
 	traffic  traffic
 	scrubber scrubber
 }
@@ -143,25 +144,50 @@ func (a *Agent) open() (err error) {
 	return a.redial()
 }
 
-// redial prepares a new connection, in the place of an older one.
+// link is a connection to one of the servers.
+type link struct {
+	*grpc.ClientConn
+	address string
+}
+
+// redial prepares new connections, in the place of older ones, in their order.
 func (a *Agent) redial() error {
-	conn, err := dial(a.options, &a.traffic)
-	if err != nil {
-		return err
+	addresses := strings.Split(a.options.Server, ",")
+	if len(a.links) > 0 {
+		for i, l := range a.links {
+			addresses[i] = l.address
+		}
 	}
-	if a.conn != nil {
-		err = a.conn.Close()
+	err := a.hangUp()
+	for _, address := range addresses {
+		conn, e := dial(address, a.options.Credentials, &a.traffic)
+		if e != nil {
+			return errors.Join(err, fmt.Errorf("server %q: %w", address, e))
+		}
+		a.links = append(a.links, &link{conn, address})
 	}
-	a.conn, a.client = conn, espalierv1.NewSyncServiceClient(conn)
 	return err
+}
+
+// hangUp closes the connections.
+func (a *Agent) hangUp() error {
+	var errs []error
+	for _, l := range a.links {
+		errs = append(errs, l.Close())
+	}
+	a.links = nil
+	return errors.Join(errs...)
+}
+
+// failOver makes the next server the one that is used.
+func (a *Agent) failOver() {
+	a.links = append(a.links[1:], a.links[0])
+	a.log.Warn("the server can't be reached; going on to another", "server", a.links[0].address)
 }
 
 // Close closes the connection and the data folder.
 func (a *Agent) Close() error {
-	var errs []error
-	if a.conn != nil {
-		errs = append(errs, a.conn.Close())
-	}
+	errs := []error{a.hangUp()}
 	if a.follower != nil {
 		errs = append(errs, a.follower.Close())
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 
 	"espalier/internal/delta"
 	"espalier/internal/wire"
@@ -39,10 +40,10 @@ func (c countedConn) Write(b []byte) (int, error) {
 // dial prepares a connection. Retries, hedging and service configuration by DNS
 // are off: the agent decides itself when to ask again. Only the connection is
 // made again by gRPC.
-func dial(o Options, t *traffic) (*grpc.ClientConn, error) {
+func dial(address string, secure credentials.TransportCredentials, t *traffic) (*grpc.ClientConn, error) {
 	var dialer net.Dialer
-	return grpc.NewClient(o.Server,
-		grpc.WithTransportCredentials(o.Credentials),
+	return grpc.NewClient(address,
+		grpc.WithTransportCredentials(secure),
 		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
 			c, err := dialer.DialContext(ctx, "tcp", addr)
 			if err != nil {

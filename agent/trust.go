@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -25,7 +26,8 @@ var ErrNotJoined = errors.New("this host has not joined")
 
 // JoinOptions says where and how to join.
 type JoinOptions struct {
-	// Server is the orchestrator's address, host:port.
+	// Server is the orchestrator's address, host:port, or several separated by
+	// commas: the first that answers is used.
 	Server string
 	// Dir is the agent's data folder; it is made if need be.
 	Dir string
@@ -47,21 +49,33 @@ func Join(ctx context.Context, o JoinOptions) (pki.Identity, error) {
 	if err := store.Free(o.Dir); err != nil { // before the token is used up
 		return pki.Identity{}, err
 	}
-	conn, err := dial(Options{Server: o.Server, Credentials: credentials.NewTLS(pki.JoinConfig(o.Token.Authority))}, &traffic{})
+	var c *pki.Credentials
+	err := wire.ErrUnreachable
+	for address := range strings.SplitSeq(o.Server, ",") {
+		if !errors.Is(err, wire.ErrUnreachable) {
+			break
+		}
+		if c, err = o.enroll(ctx, address); err != nil {
+			err = fmt.Errorf("join %s: %w", address, err)
+		}
+	}
 	if err != nil {
 		return pki.Identity{}, err
+	}
+	return c.Identity(), c.Write(path)
+}
+
+// enroll is Enroll at one server.
+func (o *JoinOptions) enroll(ctx context.Context, address string) (*pki.Credentials, error) {
+	conn, err := dial(address, credentials.NewTLS(pki.JoinConfig(o.Token.Authority)), &traffic{})
+	if err != nil {
+		return nil, err
 	}
 	defer conn.Close()
 	call, silence := withSilence(ctx, CallTimeout)
 	defer silence.stop()
 	c, err := Enroll(call, conn, o.Token, pki.Want{Roles: []pki.Role{pki.RoleHost}, Name: o.Host})
-	if err == nil {
-		err = c.Write(path)
-	}
-	if err = silence.explain(err); err != nil {
-		return pki.Identity{}, fmt.Errorf("join %s: %w", o.Server, err)
-	}
-	return c.Identity(), nil
+	return c, silence.explain(err)
 }
 
 // Enroll exchanges a token for credentials of a new key. A token for another
@@ -183,7 +197,7 @@ func (a *Agent) exchange(ctx context.Context) (*pki.Credentials, error) {
 	}
 	call, silence := withSilence(ctx, CallTimeout)
 	defer silence.stop()
-	resp, err := espalierv1.NewTrustServiceClient(a.conn).RenewCertificate(call, &espalierv1.RenewCertificateRequest{Request: request})
+	resp, err := espalierv1.NewTrustServiceClient(a.links[0]).RenewCertificate(call, &espalierv1.RenewCertificateRequest{Request: request})
 	if err != nil {
 		return nil, silence.explain(err)
 	}

@@ -17,22 +17,35 @@ import (
 // orchestrator is the server as a follower sees it.
 type orchestrator struct{ *Agent }
 
-// Poll implements follow.Server.
-func (o orchestrator) Poll(ctx context.Context, p wire.Poll) (answer wire.PollAnswer, err error) {
+// Poll implements follow.Server. It asks one server after the other until one
+// answers.
+func (o orchestrator) Poll(ctx context.Context, p wire.Poll) (wire.PollAnswer, error) {
+	for tried := 1; ; tried++ {
+		answer, err := o.ask(ctx, p)
+		if tried == len(o.links) || !errors.Is(err, wire.ErrUnreachable) || ctx.Err() != nil {
+			return answer, err
+		}
+		o.failOver()
+	}
+}
+
+func (o orchestrator) ask(ctx context.Context, p wire.Poll) (wire.PollAnswer, error) {
 	call, silence := withSilence(ctx, p.Hold+CallTimeout)
 	defer silence.stop()
-	if answer, err = wire.Ask(call, o.conn, p, o.identity == nil); err != nil {
-		return answer, fmt.Errorf("poll %s: %w", o.options.Server, silence.explain(err))
+	answer, err := wire.Ask(call, o.links[0], p, o.identity == nil)
+	if err != nil {
+		return answer, fmt.Errorf("poll %s: %w", o.links[0].address, silence.explain(err))
 	}
 	return answer, nil
 }
 
-// Pull implements follow.Server.
+// Pull implements follow.Server. It is of the server that the last poll was
+// answered by.
 func (o orchestrator) Pull(ctx context.Context) (follow.Stream, error) {
-	s := &stream{server: o.options.Server, requests: make(chan delta.Request, 256)}
+	s := &stream{server: o.links[0].address, requests: make(chan delta.Request, 256)}
 	s.call, s.silence = withSilence(ctx, CallTimeout)
 	var err error
-	if s.pull, err = o.client.Pull(s.call); err != nil {
+	if s.pull, err = espalierv1.NewSyncServiceClient(o.links[0]).Pull(s.call); err != nil {
 		err = s.theirs(s.silence.explain(err))
 		s.silence.stop()
 		return nil, err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -41,8 +42,10 @@ func (a *app) agentCommand() *cobra.Command {
 			if run.timeout < 0 || o.Interval < 0 {
 				return misusef("--timeout and --interval can't be less than 0")
 			}
-			if err := a.remote.checkAddress(); err != nil {
-				return err
+			for address := range strings.SplitSeq(a.remote.address, ",") {
+				if err := checkAddress(address, a.remote.insecure); err != nil {
+					return err
+				}
 			}
 			o.Server, o.Logger = a.remote.address, a.logger()
 			var err error
@@ -64,6 +67,7 @@ func (a *app) agentCommand() *cobra.Command {
 	c.Flags().DurationVar(&run.timeout, "timeout", 0, "with --once: give up after this; 0: never")
 	c.Flags().DurationVar(&o.Interval, "interval", 0, "time between polls; 0: what the server says")
 	a.remote.addServer(c)
+	c.Flags().Lookup("server").Usage = "address of the server, or several separated by commas, one of which is followed (or ESPALIER_SERVER)"
 	required(c, "data")
 	return c
 }
@@ -129,7 +133,8 @@ func (a *app) dropRevoked(ctx context.Context, o *agent.Options) error {
 	if err != nil {
 		return err
 	}
-	conn, err := a.remote.dialWith(credentials.NewTLS(pki.NewHolder(c).ClientConfig()))
+	address, _, _ := strings.Cut(a.remote.address, ",")
+	conn, err := a.remote.dialWith(address, credentials.NewTLS(pki.NewHolder(c).ClientConfig()))
 	if err != nil {
 		return err
 	}

@@ -147,12 +147,12 @@ func (r *remote) dial() (*grpc.ClientConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return r.dialWith(creds)
+	return r.dialWith(r.address, creds)
 }
 
-// dialWith is dial with certain credentials.
-func (r *remote) dialWith(creds credentials.TransportCredentials) (*grpc.ClientConn, error) {
-	conn, err := grpc.NewClient(r.address,
+// dialWith is dial of an address with certain credentials.
+func (r *remote) dialWith(address string, creds credentials.TransportCredentials) (*grpc.ClientConn, error) {
+	conn, err := grpc.NewClient(address,
 		grpc.WithTransportCredentials(creds),
 		grpc.WithStaticStreamWindowSize(4<<20), grpc.WithStaticConnWindowSize(8<<20),
 		grpc.WithDefaultCallOptions(
@@ -161,7 +161,7 @@ func (r *remote) dialWith(creds credentials.TransportCredentials) (*grpc.ClientC
 		grpc.WithConnectParams(connectParams),
 		grpc.WithDisableServiceConfig())
 	if err != nil {
-		return nil, fmt.Errorf("server %s: %w", r.address, err)
+		return nil, fmt.Errorf("server %s: %w", address, err)
 	}
 	return conn, nil
 }

@@ -309,7 +309,7 @@ func (a *app) login(ctx context.Context, token pki.Token) error {
 	if err := durable.MakeFolder(filepath.Dir(path)); err != nil { // before the token is used up
 		return err
 	}
-	conn, err := a.remote.dialWith(credentials.NewTLS(pki.JoinConfig(token.Authority)))
+	conn, err := a.remote.dialWith(a.remote.address, credentials.NewTLS(pki.JoinConfig(token.Authority)))
 	if err != nil {
 		return err
 	}
