@@ -102,6 +102,13 @@ func sourceOf(a net.Addr) string {
 	return ip.String()
 }
 
+// count returns how many connections there are.
+func (d *door) count() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.all
+}
+
 func (d *door) enter(c *doorConn) bool {
 	d.mu.Lock()
 	if d.all >= MaxConnections {

@@ -30,6 +30,7 @@ import (
 // the set has, or had, and records it.
 func (s *Server) logChange(ctx context.Context, call string, set desired.Name, why string, head desired.Head, err error, more ...any) {
 	why = why[:min(len(why), store.MaxWhyBytes)] // more is refused, but logged
+	s.metrics.changes.WithLabelValues(call, outcome(err, "done", "refused")).Inc()
 	if err == nil || s.firstRefused(ctx, call, set, err) {
 		_ = s.note(ctx, audit.Record{What: call, On: string(set), Epoch: epochOf(head), Revision: head.Number, Why: why}, err)
 	}
@@ -101,6 +102,7 @@ func addressOf(ctx context.Context) string {
 func (s *Server) logPoll(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 	resp, err := handler(ctx, req)
 	if err != nil && info.FullMethod == espalierv1.SyncService_Poll_FullMethodName {
+		s.metrics.polls.WithLabelValues("failed").Inc()
 		s.logRefused(ctx, "poll refused", err)
 	}
 	return resp, err
@@ -117,7 +119,12 @@ func (s *Server) logUnknown(ctx context.Context, set desired.Name) {
 
 // logPull says which pulls end in an error of the server's.
 func (s *Server) logPull(server any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	began := time.Now()
 	err := handler(server, stream)
+	if info.FullMethod == espalierv1.SyncService_Pull_FullMethodName {
+		s.metrics.pulls.WithLabelValues(outcome(err, "done", "failed")).Inc()
+		s.metrics.pullTime.Observe(time.Since(began).Seconds())
+	}
 	if err != nil && !errors.Is(err, errDenied) && info.FullMethod == espalierv1.SyncService_Pull_FullMethodName {
 		s.logRefused(stream.Context(), "pull refused", err)
 	}

@@ -110,6 +110,13 @@ func (v *valve) done(host desired.Name, p *pipe) {
 	}
 }
 
+// underWay returns how many pulls there are.
+func (v *valve) underWay() int {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.pulls
+}
+
 // send waits until so many bytes may be sent through the pipe.
 func (v *valve) send(ctx context.Context, p *pipe, n int) error {
 	if err := p.bytes.WaitN(ctx, n); err != nil {
@@ -123,6 +130,7 @@ func (s *Server) overloaded(err error) error {
 	var e *wire.OverloadedError
 	if errors.As(err, &e) {
 		e.Retry = s.lead.Retry(time.Now())
+		s.metrics.noteRefused(err)
 		s.log.Warn("the server is overloaded: hosts are told to retry", "reason", e.Reason)
 	}
 	return err

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
@@ -50,6 +51,8 @@ type Options struct {
 	// ScratchDir is where large uploads are put until they are whole; empty:
 	// the system's folder for temporary files.
 	ScratchDir string
+	// Metrics is where the server's are registered; nil: nowhere.
+	Metrics prometheus.Registerer
 	// Limits bound what hosts may take.
 	Limits Limits
 }
@@ -67,6 +70,7 @@ type Server struct {
 	// a change wakes.
 	stopping chan struct{}
 	valve    *valve
+	metrics  *metrics
 	wakes    *rate.Limiter
 	guard    *guard // nil: there is no TLS
 	denied   *said  // the calls that were refused of late
@@ -80,7 +84,7 @@ func New(s *store.Store, o Options) *Server {
 	o.Limits = o.Limits.withDefaults()
 	return &Server{
 		store: s, options: o, log: newSparse(cmp.Or(o.Logger, slog.Default())), codec: delta.NewCodec(), denied: newSaid(),
-		stopping: make(chan struct{}), valve: newValve(o.Limits), wakes: rate.NewLimiter(WakeRate, WakeBurst),
+		stopping: make(chan struct{}), valve: newValve(o.Limits), metrics: newMetrics(), wakes: rate.NewLimiter(WakeRate, WakeBurst),
 		issued: issued{to: map[string]struct{}{}},
 	}
 }
@@ -123,7 +127,7 @@ func (s *Server) Run(ctx context.Context, l net.Listener) error {
 // prepare returns what serves on l, but for the health service, and what it
 // serves on in place of l. If there is an error, l is closed.
 func (s *Server) prepare(l net.Listener) (*grpc.Server, net.Listener, error) {
-	if err := s.openFleet(); err != nil {
+	if err := errors.Join(s.openFleet(), s.register()); err != nil {
 		return nil, nil, errors.Join(err, l.Close())
 	}
 	if trust := s.options.Trust; trust != nil { // else it listens on loopback

@@ -62,12 +62,21 @@ func (s syncService) Poll(ctx context.Context, req *espalierv1.PollRequest) (*es
 			return nil, wire.ToStatus(s.server.overloaded(err))
 		}
 	}
-	return wire.PollAnswerToWire(s.server.poll(ctx, who, poll)), nil
+	answer, waited := s.server.poll(ctx, who, poll)
+	kind := "changed"
+	switch {
+	case waited:
+		kind = "held"
+	case len(answer.Sets) == 0 && answer.List == nil:
+		kind = "idle"
+	}
+	s.server.metrics.polls.WithLabelValues(kind).Inc()
+	return wire.PollAnswerToWire(answer), nil
 }
 
 // poll answers a poll once there is something to say, or it has waited for long
 // enough.
-func (s *Server) poll(ctx context.Context, who lead.Asker, p wire.Poll) wire.PollAnswer {
+func (s *Server) poll(ctx context.Context, who lead.Asker, p wire.Poll) (answer wire.PollAnswer, waited bool) {
 	var waiter *lead.Waiter
 	if who.Host && p.Hold > 0 {
 		waiter = s.lead.Hold(p.Host, p.Held) // before looking, so that nothing is missed
@@ -79,28 +88,28 @@ func (s *Server) poll(ctx context.Context, who lead.Asker, p wire.Poll) wire.Pol
 	}
 	answer, hold := s.lead.Poll(ctx, time.Now(), who, p)
 	if hold == 0 {
-		return answer
+		return answer, false
 	}
 	timer := time.NewTimer(hold)
 	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return answer
+			return answer, true
 		case <-s.stopping: // it comes back when it would have, without being held
 			p.Hold = 0
 			answer, _ = s.lead.Poll(ctx, time.Now(), who, p)
-			return answer
+			return answer, true
 		case <-timer.C:
 			answer, _ = s.lead.Poll(ctx, time.Now(), who, p)
-			return answer
+			return answer, true
 		case <-waiter.Woken:
 		}
 		if s.wakes.Wait(ctx) != nil {
-			return answer
+			return answer, true
 		}
 		if answer, hold = s.lead.Poll(ctx, time.Now(), who, p); hold == 0 {
-			return answer
+			return answer, true
 		}
 	}
 }
@@ -166,9 +175,11 @@ func (s *Server) through(stream espalierv1.SyncService_PullServer, set desired.N
 		return nil, nil, s.overloaded(err)
 	}
 	send = func(m *espalierv1.PullResponse) error {
-		if err := s.valve.send(ctx, p, proto.Size(m)); err != nil {
+		size := proto.Size(m)
+		if err := s.valve.send(ctx, p, size); err != nil {
 			return err
 		}
+		s.metrics.sent.Add(float64(size))
 		return stream.Send(m)
 	}
 	return send, func() { s.valve.done(host, p) }, nil

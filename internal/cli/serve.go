@@ -17,7 +17,7 @@ import (
 )
 
 func (a *app) serveCommand() *cobra.Command {
-	var data, listen string
+	var data, listen, watch string
 	var t trustFlags
 	var o server.Options
 	c := &cobra.Command{
@@ -34,11 +34,17 @@ func (a *app) serveCommand() *cobra.Command {
 			if err := checkPace(o); err != nil {
 				return err
 			}
-			return a.serve(c.Context(), data, listen, o, t)
+			if watch != "" {
+				if _, _, err := net.SplitHostPort(watch); err != nil {
+					return misusef("--http %q: want host:port", watch)
+				}
+			}
+			return a.serve(c.Context(), data, listen, watch, o, t)
 		},
 	}
 	c.Flags().StringVar(&data, "data", "", "folder that holds the sets; made if need be")
 	c.Flags().StringVar(&listen, "listen", defaultServer, "address to listen on")
+	c.Flags().StringVar(&watch, "http", "", "address for /metrics, in Prometheus's format, and /healthz, without TLS; empty: none")
 	t.addFlags(c)
 	paceFlags(c, &o)
 	required(c, "data")
@@ -85,8 +91,9 @@ func required(c *cobra.Command, flags ...string) {
 	}
 }
 
-func (a *app) serve(ctx context.Context, data, listen string, o server.Options, t trustFlags) error {
+func (a *app) serve(ctx context.Context, data, listen, watch string, o server.Options, t trustFlags) error {
 	log := a.logger()
+	o.Logger, o.ScratchDir = log, data
 	trust, err := t.read() // before anything is made
 	if err != nil {
 		return err
@@ -109,6 +116,10 @@ func (a *app) serve(ctx context.Context, data, listen string, o server.Options, 
 	if err != nil {
 		return errors.Join(fmt.Errorf("listen: %w", err), record.Close(), s.Close())
 	}
+	watched, err := a.watched(watch, &o)
+	if err != nil {
+		return errors.Join(err, l.Close(), record.Close(), s.Close())
+	}
 	heads := s.Heads()
 	quarantined := 0 // of which the store has told
 	for _, h := range heads {
@@ -120,13 +131,14 @@ func (a *app) serve(ctx context.Context, data, listen string, o server.Options, 
 	if admin != nil {
 		log.Info("these credentials may do everything: name them with --identity or ESPALIER_IDENTITY", "file", admin.path)
 	}
-	o.Logger, o.ScratchDir, o.Trust, o.Audit = log, data, trust, record
+	o.Trust, o.Audit = trust, record
 	if o.Limits.MaxHeld == 0 {
 		o.Limits.MaxHeld = -1
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return server.New(s, o).Run(ctx, l) })
 	group.Go(func() error { return admin.keep(ctx, log) })
+	group.Go(func() error { return watched(ctx) })
 	err = group.Wait()
 	log.Info("stopped")
 	return errors.Join(err, record.Close(), s.Close())

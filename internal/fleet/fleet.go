@@ -163,6 +163,26 @@ func (f *Fleet) Enrolled(name desired.Name) {
 	}
 }
 
+// States counts the hosts by their state at now. head returns what the server
+// has of a set.
+func (f *Fleet) States(now time.Time, head func(desired.Name) (desired.Head, error)) map[State]int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	states := map[State]int{}
+	for _, e := range f.hosts {
+		states[e.show().State(now, e.Behind(head))]++
+	}
+	return states
+}
+
+// Behind reports whether a set that h holds is not what the server has.
+func (h *Host) Behind(head func(desired.Name) (desired.Head, error)) bool {
+	return slices.ContainsFunc(h.Held, func(s delta.Held) bool {
+		now, err := head(s.Name)
+		return err != nil || !s.Current(now)
+	})
+}
+
 // Len returns how many hosts are known.
 func (f *Fleet) Len() int {
 	f.mu.Lock()

@@ -84,16 +84,14 @@ func HostToWire(h fleet.Host, now time.Time, head func(desired.Name) (desired.He
 	if !h.At.IsZero() {
 		m.SeenMs, m.AgeMs = uint64(h.At.UnixMilli()), uint64(max(now.Sub(h.At).Milliseconds(), 0))
 	}
-	behind := false
 	for _, held := range h.Held {
 		set := &espalierv1.HostSet{Name: string(held.Name), Number: held.Number, Epoch: held.Epoch, Root: held.Root, Gone: held.Gone}
 		if now, err := head(held.Name); err == nil {
 			set.Current, set.Head = held.Current(now), now.Number
 		}
-		behind = behind || !set.Current
 		m.Sets = append(m.Sets, set)
 	}
-	m.State = espalierv1.HostInfo_State(h.State(now, behind))
+	m.State = espalierv1.HostInfo_State(h.State(now, h.Behind(head)))
 	return m
 }
 

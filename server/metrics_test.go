@@ -1,0 +1,70 @@
+package server_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"espalier/internal/wire"
+	espalierv1 "espalier/proto/espalier/v1"
+	"espalier/server"
+)
+
+// TestMetrics counts what a server did, and what it is held to, and names nobody.
+func TestMetrics(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, l, conn := listen(t)
+		ctx, cancel := context.WithCancel(context.Background())
+		stopped := make(chan error, 1)
+		r := prometheus.NewRegistry()
+		o := server.Options{ScratchDir: t.TempDir(), ScrubBytes: -1, Metrics: r, Limits: server.Limits{PollRate: 2, MaxPulls: 7}}
+		go func() { stopped <- server.New(s, o).Run(ctx, l) }()
+		make1(t, conn, "web-01", "hidden")
+		for range 5 { // of which a burst of 3 is let through
+			_, err := espalierv1.NewSyncServiceClient(conn).Poll(t.Context(), wire.PollToWire(wire.Poll{Host: "web-01"}, true))
+			if err != nil && !errors.Is(wire.FromStatus(err), wire.ErrOverloaded) {
+				t.Fatal(err)
+			}
+		}
+		if _, err := pullAll(t, conn, "web-01"); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		families, err := r.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var text strings.Builder
+		for _, f := range families {
+			for _, m := range f.GetMetric() {
+				fmt.Fprintf(&text, "%s", f.GetName())
+				for _, l := range m.GetLabel() {
+					fmt.Fprintf(&text, " %s=%s", l.GetName(), l.GetValue())
+				}
+				fmt.Fprintf(&text, " %v\n", m.GetCounter().GetValue()+m.GetGauge().GetValue())
+			}
+		}
+		for _, want := range []string{
+			"espalier_polls_total outcome=idle 3", "espalier_polls_total outcome=failed 2", "espalier_refused_total reason=too many polls 2",
+			"espalier_pulls_total outcome=done 1", "espalier_changes_total call=commit outcome=done 1",
+			"espalier_hosts state=in step 1", "espalier_sets state=served 1", "espalier_limit name=pulls 7", "espalier_polls_held 0",
+		} {
+			if !strings.Contains(text.String(), want+"\n") {
+				t.Errorf("no %q in\n%s", want, &text)
+			}
+		}
+		if strings.Contains(text.String(), "web-01") || strings.Contains(text.String(), "hidden") {
+			t.Errorf("the metrics name somebody:\n%s", &text)
+		}
+		cancel()
+		conn.Close()
+		if err := errors.Join(<-stopped, s.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+}
