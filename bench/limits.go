@@ -25,6 +25,8 @@ const (
 	MaxFleetAgents = 30_000
 	// MinFleetInterval leaves time for something to be measured.
 	MinFleetInterval = 100 * time.Millisecond
+	// MaxHeldChanges bounds how many changes are timed one by one.
+	MaxHeldChanges = 10_000
 	// MaxPollDuration bounds a run of polls.
 	MaxPollDuration = time.Hour
 

@@ -9,6 +9,7 @@ import (
 	"os"
 
 	"github.com/cespare/xxhash/v2"
+	"golang.org/x/sys/unix"
 
 	"espalier/internal/desired"
 )
@@ -126,11 +127,33 @@ func (m *Mirror) settle(all floorCopies) error {
 }
 
 // writeFloor replaces the copies, each durably before the next.
+//
+// A copy that is there is written over in place, in one write of less than a
+// sector that waits for the disk: a file beside it, renamed, would wait twice, and
+// for the file system's journal. Should the write be torn, the other copy is whole.
 func (m *Mirror) writeFloor(r desired.Revision) error {
+	b := encodeFloor(r)
 	for _, suffix := range floorSuffixes {
-		if err := writeFile(m.path(suffix), encodeFloor(r)); err != nil {
+		if writeOver(m.path(suffix), b) == nil {
+			continue
+		}
+		if err := writeFile(m.path(suffix), b); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// writeOver writes over a file that has that length, durably.
+func writeOver(path string, b []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|unix.O_DSYNC|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err != nil || info.Size() != int64(len(b)) {
+		return errors.Join(err, fs.ErrInvalid)
+	}
+	_, err = f.WriteAt(b, 0)
+	return err
 }

@@ -274,7 +274,7 @@ func TestFloorOutlivesFailedWrites(t *testing.T) {
 		k := newFloorKit(t)
 		m := k.open()
 		obstacle := k.copy(i) + ".new"
-		if err := os.Mkdir(obstacle, 0o700); err != nil {
+		if err := errors.Join(os.Mkdir(obstacle, 0o700), os.Truncate(k.copy(i), 3)); err != nil { // so that it can't be written over
 			t.Fatal(err)
 		}
 		adopt := func(value string) error {

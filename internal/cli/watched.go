@@ -37,7 +37,7 @@ func (a *app) watched(address string, o *server.Options) (func(context.Context) 
 	}
 	o.Logger.Info("metrics", "address", l.Addr())
 	return func(ctx context.Context) error {
-		stop := context.AfterFunc(ctx, func() { s.Close() })
+		stop := context.AfterFunc(ctx, func() { _ = s.Close() })
 		defer stop()
 		if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 			return fmt.Errorf("serve --http: %w", err)
