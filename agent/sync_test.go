@@ -165,3 +165,28 @@ func TestSyncFollowsTheServer(t *testing.T) {
 		}
 	}
 }
+
+// TestMissedRevisionsFoldIntoOne: a thousand commits while an agent is away cost
+// it one delta of what they touched, with the latest values.
+func TestMissedRevisionsFoldIntoOne(t *testing.T) {
+	o := serve(t)
+	objects := map[string]string{}
+	for i := range 500 {
+		objects[fmt.Sprintf("%03d", i)] = "first"
+	}
+	o.publish(t, "web-01", objects)
+	a := open(t, agent.Options{Host: "web-01", Dir: t.TempDir(), Server: o.addr})
+	sync(t, a)
+	var head desired.Head
+	for i := range 1000 {
+		head = o.publish(t, "web-01", map[string]string{fmt.Sprintf("%03d", i%10): fmt.Sprint("value ", i)})
+	}
+	r, err := a.Sync(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := r.Sets[0]
+	if s.Head.Revision != head.Revision || s.Mode != delta.Since || s.Upserts != 10 || r.RoundTrips != 1 || r.BytesReceived > 1000 {
+		t.Errorf("synced to %v by a %v of %d upserts, in %d round trips and %d bytes", s.Head.Position, s.Mode, s.Upserts, r.RoundTrips, r.BytesReceived)
+	}
+}

@@ -111,6 +111,7 @@ type Follower struct {
 	report  reporter
 	next    time.Duration // what the server said last
 	held    bool          // it has room to hold the next poll
+	asked   bool          // the last poll was one that it could hold
 	failing bool          // the last sync of Run failed
 }
 
@@ -167,7 +168,7 @@ func (f *Follower) Run(ctx context.Context) {
 			return
 		}
 		inStep = err == nil
-		f.plan(schedule, began, hold, err)
+		f.plan(schedule, began, err)
 		for _, s := range report.Sets {
 			if s.Err == nil && s.Mode != Unchanged {
 				f.log.Info("synced", "set", s.Set, "revision", s.Head.Position, "root", s.Head.Root,
@@ -185,14 +186,13 @@ func (f *Follower) holds() bool {
 	return slices.ContainsFunc(f.sets, func(s *Set) bool { return s.Head().Number > 0 })
 }
 
-// plan plans the next poll after a sync that began at a time with a poll that could
-// be held for so long, and ended with err, and says what an operator should know of
-// it.
-func (f *Follower) plan(schedule *pace.Schedule, began time.Time, hold time.Duration, err error) {
+// plan plans the next poll after a sync that began at a time and ended with err,
+// and says what an operator should know of it.
+func (f *Follower) plan(schedule *pace.Schedule, began time.Time, err error) {
 	now := f.options.Clock.Now()
 	failures := schedule.Failures()
 	switch {
-	case err == nil && (f.held || hold < f.options.Hold):
+	case err == nil && (f.held || f.options.Hold > 0 && !f.asked):
 		schedule.Held(began, now)
 	case err == nil:
 		schedule.Succeeded(f.next, now)

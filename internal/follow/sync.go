@@ -110,6 +110,7 @@ func (f *Follower) poll(ctx context.Context, hold time.Duration) (got wire.PollA
 	if f.list.Version > 0 {
 		ask.ListVersion, ask.ListSum = f.list.Version, f.list.Sum()
 	}
+	f.asked = hold > 0
 	if got, err = f.options.Server.Poll(ctx, ask); err != nil {
 		return got, nil, err
 	}

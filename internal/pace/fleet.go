@@ -17,7 +17,7 @@ type Options struct {
 	// as many more.
 	Budget float64
 	// Hosts is how many hosts there are, as far as the server knows when it
-	// starts; 0: as many as the budget allows to meet the objective. It is only
+	// starts; 0: half as many as the budget allows to meet the objective. It is only
 	// the first guess: hosts are counted as they poll.
 	Hosts int
 }
@@ -63,7 +63,7 @@ func NewFleet(o Options, now time.Time, rng *rand.Rand) *Fleet {
 	if !(budget > 0) {
 		budget = DefaultBudget
 	}
-	hosts := cmp.Or(float64(max(o.Hosts, 0)), budget*objective)
+	hosts := cmp.Or(float64(max(o.Hosts, 0)), budget*objective/2)
 	f := &Fleet{
 		rng: rng, start: now, objective: objective, budget: budget,
 		habits: newHabits(),
