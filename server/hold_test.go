@@ -18,13 +18,13 @@ import (
 	"espalier/server"
 )
 
-// holding runs a server in a bubble, with room for so many held polls.
-func holding(t *testing.T, room int, fn func(t *testing.T, conn *grpc.ClientConn, stop func())) {
+// inTime runs a server in a bubble of time. stop stops it early.
+func inTime(t *testing.T, o server.Options, fn func(t *testing.T, conn *grpc.ClientConn, stop func())) {
 	synctest.Test(t, func(t *testing.T) {
 		s, l, conn := listen(t)
 		ctx, cancel := context.WithCancel(context.Background())
 		stopped := make(chan error, 1)
-		o := server.Options{ScratchDir: t.TempDir(), ScrubBytes: -1, Limits: server.Limits{MaxHeld: room}}
+		o.ScratchDir, o.ScrubBytes = t.TempDir(), -1
 		go func() { stopped <- server.New(s, o).Run(ctx, l) }()
 		fn(t, conn, cancel)
 		synctest.Wait()
@@ -34,6 +34,11 @@ func holding(t *testing.T, room int, fn func(t *testing.T, conn *grpc.ClientConn
 			t.Error(err)
 		}
 	})
+}
+
+// holding runs a server in a bubble, with room for so many held polls.
+func holding(t *testing.T, room int, fn func(t *testing.T, conn *grpc.ClientConn, stop func())) {
+	inTime(t, server.Options{Limits: server.Limits{MaxHeld: room}}, fn)
 }
 
 // told is the answer to a poll, and how long it took.

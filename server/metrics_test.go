@@ -1,7 +1,6 @@
 package server_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -9,6 +8,7 @@ import (
 	"testing/synctest"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
 
 	"espalier/internal/wire"
 	espalierv1 "espalier/proto/espalier/v1"
@@ -17,13 +17,9 @@ import (
 
 // TestMetrics counts what a server did, and what it is held to, and names nobody.
 func TestMetrics(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s, l, conn := listen(t)
-		ctx, cancel := context.WithCancel(context.Background())
-		stopped := make(chan error, 1)
-		r := prometheus.NewRegistry()
-		o := server.Options{ScratchDir: t.TempDir(), ScrubBytes: -1, Metrics: r, Limits: server.Limits{PollRate: 2, MaxPulls: 7}}
-		go func() { stopped <- server.New(s, o).Run(ctx, l) }()
+	r := prometheus.NewRegistry()
+	o := server.Options{Metrics: r, Limits: server.Limits{PollRate: 2, MaxPulls: 7}}
+	inTime(t, o, func(t *testing.T, conn *grpc.ClientConn, _ func()) {
 		make1(t, conn, "web-01", "hidden")
 		for range 5 { // of which a burst of 3 is let through
 			_, err := espalierv1.NewSyncServiceClient(conn).Poll(t.Context(), wire.PollToWire(wire.Poll{Host: "web-01"}, true))
@@ -60,11 +56,6 @@ func TestMetrics(t *testing.T) {
 		}
 		if strings.Contains(text.String(), "web-01") || strings.Contains(text.String(), "hidden") {
 			t.Errorf("the metrics name somebody:\n%s", &text)
-		}
-		cancel()
-		conn.Close()
-		if err := errors.Join(<-stopped, s.Close()); err != nil {
-			t.Error(err)
 		}
 	})
 }

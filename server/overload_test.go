@@ -1,7 +1,6 @@
 package server_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -21,19 +20,7 @@ import (
 
 // limited runs a server with limits in a bubble.
 func limited(t *testing.T, l server.Limits, fn func(t *testing.T, conn *grpc.ClientConn)) {
-	synctest.Test(t, func(t *testing.T) {
-		s, listener, conn := listen(t)
-		ctx, cancel := context.WithCancel(context.Background())
-		stopped := make(chan error, 1)
-		o := server.Options{ScratchDir: t.TempDir(), ScrubBytes: -1, Limits: l}
-		go func() { stopped <- server.New(s, o).Run(ctx, listener) }()
-		fn(t, conn)
-		cancel()
-		conn.Close()
-		if err := errors.Join(<-stopped, s.Close()); err != nil {
-			t.Error(err)
-		}
-	})
+	inTime(t, server.Options{Limits: l}, func(t *testing.T, conn *grpc.ClientConn, _ func()) { fn(t, conn) })
 }
 
 // pullAll pulls a set to its end, and returns how long that took.

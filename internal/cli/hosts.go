@@ -9,7 +9,6 @@ import (
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/spf13/cobra"
 
-	"espalier/internal/delta"
 	"espalier/internal/desired"
 	"espalier/internal/wire"
 	espalierv1 "espalier/proto/espalier/v1"
@@ -162,32 +161,20 @@ func waits(d time.Duration) string {
 // eachHost calls fn with each host, by name, as the server lists them.
 func (a *app) eachHost(ctx context.Context, fn func(wire.HostInfo) error) error {
 	return a.remote.overFleet(func(client espalierv1.FleetServiceClient) error {
-		req := &espalierv1.ListHostsRequest{}
-		for {
-			resp, err := client.ListHosts(ctx, req)
+		return eachNamed(func(after string) (page []wire.HostInfo, more bool, err error) {
+			resp, err := client.ListHosts(ctx, &espalierv1.ListHostsRequest{After: after})
 			if err != nil {
-				return wire.FromStatus(err)
+				return nil, false, wire.FromStatus(err)
 			}
 			for _, m := range resp.GetHosts() {
 				h, err := wire.HostFromWire(m)
 				if err != nil {
-					return err
+					return nil, false, err
 				}
-				if string(h.Name) <= req.After {
-					return fmt.Errorf("%w: host %s is listed after %s", delta.ErrProtocol, h.Name, req.After)
-				}
-				req.After = string(h.Name)
-				if err := fn(h); err != nil {
-					return err
-				}
+				page = append(page, h)
 			}
-			if !resp.GetMore() {
-				return nil
-			}
-			if len(resp.GetHosts()) == 0 {
-				return fmt.Errorf("%w: a page without hosts", delta.ErrProtocol)
-			}
-		}
+			return page, resp.GetMore(), nil
+		}, func(h wire.HostInfo) desired.Name { return h.Name }, fn)
 	})
 }
 

@@ -108,33 +108,45 @@ const setsPage = 1000
 // eachSet calls fn with each set, by name, as the server lists them.
 func (a *app) eachSet(ctx context.Context, fn func(store.NamedHead) error) error {
 	return a.remote.operate(func(client espalierv1.OperatorServiceClient) error {
-		req := &espalierv1.ListSetsRequest{Limit: setsPage}
-		for {
-			resp, err := client.ListSets(ctx, req)
+		return eachNamed(func(after string) (page []store.NamedHead, more bool, err error) {
+			resp, err := client.ListSets(ctx, &espalierv1.ListSetsRequest{After: after, Limit: setsPage})
 			if err != nil {
-				return wire.FromStatus(err)
+				return nil, false, wire.FromStatus(err)
 			}
-			for _, s := range resp.GetSets() {
-				h, err := wire.SetFromWire(s)
+			for _, m := range resp.GetSets() {
+				h, err := wire.SetFromWire(m)
 				if err != nil {
-					return err
+					return nil, false, err
 				}
-				if string(h.Name) <= req.After {
-					return fmt.Errorf("%w: set %s is listed after %s", delta.ErrProtocol, h.Name, req.After)
-				}
-				req.After = string(h.Name)
-				if err := fn(h); err != nil {
-					return err
-				}
+				page = append(page, h)
 			}
-			if !resp.GetMore() {
-				return nil
+			return page, resp.GetMore(), nil
+		}, func(h store.NamedHead) desired.Name { return h.Name }, fn)
+	})
+}
+
+// eachNamed calls fn with all that a server lists by name, a page after the other.
+// list returns what comes after a name, and whether there is more.
+func eachNamed[T any](list func(after string) (page []T, more bool, err error), nameOf func(T) desired.Name, fn func(T) error) error {
+	for after, more := desired.Name(""), true; more; {
+		page, further, err := list(string(after))
+		if err != nil {
+			return err
+		}
+		for _, row := range page {
+			if nameOf(row) <= after {
+				return fmt.Errorf("%w: %s is listed after %s", delta.ErrProtocol, nameOf(row), after)
 			}
-			if len(resp.GetSets()) == 0 {
-				return fmt.Errorf("%w: a page without sets", delta.ErrProtocol)
+			after = nameOf(row)
+			if err := fn(row); err != nil {
+				return err
 			}
 		}
-	})
+		if more = further; more && len(page) == 0 {
+			return fmt.Errorf("%w: a page without anything", delta.ErrProtocol)
+		}
+	}
+	return nil
 }
 
 func (a *app) deleteSetCommand() *cobra.Command {
