@@ -96,9 +96,8 @@ func (s *Server) poll(ctx context.Context, who lead.Asker, p wire.Poll) (answer 
 		select {
 		case <-ctx.Done():
 			return answer, true
-		case <-s.stopping: // it comes back when it would have, without being held
-			p.Hold = 0
-			answer, _ = s.lead.Poll(ctx, time.Now(), who, p)
+		case <-s.stopping:
+			answer.Held, answer.Next = false, s.lead.Parting()
 			return answer, true
 		case <-timer.C:
 			answer, _ = s.lead.Poll(ctx, time.Now(), who, p)

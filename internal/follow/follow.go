@@ -112,6 +112,7 @@ type Follower struct {
 	next    time.Duration // what the server said last
 	held    bool          // it has room to hold the next poll
 	asked   bool          // the last poll was one that it could hold
+	stuck   bool          // what the last sync failed of, if it did, only the server can change
 	failing bool          // the last sync of Run failed
 }
 
@@ -160,14 +161,14 @@ func (f *Follower) Run(ctx context.Context) {
 			}
 		}
 		began, hold := clock.Now(), time.Duration(0)
-		if inStep { // else there may be something that an operator should hear of now
+		if inStep { // else there is something to do here, or to be heard of now
 			hold = f.options.Hold
 		}
 		report, err := f.sync(ctx, hold)
 		if ctx.Err() != nil {
 			return
 		}
-		inStep = err == nil
+		inStep = f.stuck
 		f.plan(schedule, began, err)
 		for _, s := range report.Sets {
 			if s.Err == nil && s.Mode != Unchanged {
@@ -191,35 +192,32 @@ func (f *Follower) holds() bool {
 func (f *Follower) plan(schedule *pace.Schedule, began time.Time, err error) {
 	now := f.options.Clock.Now()
 	failures := schedule.Failures()
-	switch {
-	case err == nil && (f.held || f.options.Hold > 0 && !f.asked):
-		schedule.Held(began, now)
-	case err == nil:
-		schedule.Succeeded(f.next, now)
-	case errors.Is(err, wire.ErrOverloaded):
-		retry, _ := wire.RetryAfter(err)
+	switch retry, overloaded := wire.RetryAfter(err); {
+	case overloaded:
 		schedule.Refused(retry, now)
-		f.log.Info("not synced; what was verified last stays in force", "error", err)
-		return
-	case errors.Is(err, ErrUnsafe): // which no haste will change
-		schedule.Succeeded(f.next, now)
-		f.log.Error("not synced", "error", err)
-		return
-	case errors.Is(err, wire.ErrDenied):
+	case !f.stuck:
 		schedule.Failed(now)
+	case f.held || f.options.Hold > 0 && !f.asked:
+		schedule.Held(began, now)
+	default:
+		schedule.Succeeded(f.next, now)
+	}
+	switch {
+	case err == nil:
+		if f.failing {
+			f.log.Info("in step with the server again", "failures", failures)
+		}
+	case errors.Is(err, ErrUnsafe):
+		f.log.Error("not synced", "error", err)
+	case errors.Is(err, wire.ErrDenied):
 		f.log.Error("the server refuses this host; what was verified last stays in force; "+
 			"'espalier token create' on the server and 'espalier agent --join' here let it in again", "error", err)
-		return
+	case f.stuck:
+		f.log.Warn("not synced; the server tells once that changes", "error", err)
 	default:
-		schedule.Failed(now)
 		f.log.Warn("not synced; what was verified last stays in force", "error", err, "retry_in", schedule.Due().Sub(now).Round(time.Millisecond))
-		f.failing = true
-		return
 	}
-	if f.failing {
-		f.log.Info("in step with the server again", "failures", failures)
-		f.failing = false
-	}
+	f.failing = err != nil
 }
 
 // Mend makes the mirror of a set own up to what is damaged in it.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"espalier/internal/delta"
@@ -72,6 +73,9 @@ func (f *Follower) sync(ctx context.Context, hold time.Duration) (Report, error)
 		f.report.observe(f.options.Version, list, report.Sets)
 	}
 	failures = append(failures, f.leave(ctx))
+	f.stuck = !slices.ContainsFunc(failures, func(err error) bool {
+		return err != nil && !errors.Is(err, ErrUnsafe) && !errors.Is(err, errServers)
+	})
 	report.Duration = f.options.Clock.Now().Sub(start)
 	return report, errors.Join(failures...)
 }
@@ -181,11 +185,15 @@ func (f *Follower) act(ctx context.Context, set *Set, answer *wire.Answer, s *Se
 	case wire.StatusForked:
 		return 0, f.refuse(set, answer.Head)
 	case wire.StatusUnknown:
-		return 0, fmt.Errorf("%w at the server; what was verified last stays in force", store.ErrNotFound)
+		return 0, fmt.Errorf("%w %w; what was verified last stays in force", store.ErrNotFound, errServers)
 	default:
-		return 0, errors.New("the server cannot serve the set now; its log says why; what was verified last stays in force")
+		return 0, fmt.Errorf("it can't be served now %w, whose log says why; what was verified last stays in force", errServers)
 	}
 }
+
+// errServers is what errors match that only the server can do something about: no
+// haste of this host's will change anything.
+var errServers = errors.New("at the server")
 
 // mend makes a mirror own up to what is damaged, so that a descent finds it, and
 // gives up what is staged.

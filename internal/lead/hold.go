@@ -57,6 +57,16 @@ func (l *Leader) Release(w *Waiter) {
 	}
 }
 
+// Parting returns when a host should come back whose poll is held as the server
+// stops: soon, for it has nobody to tell it of changes, but drawn so that no more
+// than PartingRate come in a second.
+func (l *Leader) Parting() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	window := max(PartingTime, time.Duration(l.held)*time.Second/PartingRate)
+	return pace.MinHint + time.Duration(l.options.Random.Int64N(int64(window)))
+}
+
 // Held returns how many polls are held.
 func (l *Leader) Held() int {
 	l.mu.Lock()
