@@ -61,6 +61,12 @@ const (
 	// bytesBurst is what may be sent at once under a limit of bytes a second: the
 	// largest message has to pass.
 	bytesBurst = 2 * delta.MaxMessageBytes
+	// RecallTime is for how long before a restart changes are counted from the
+	// journals, RecallRevisions how many of them are enough to know the rate, and
+	// RecallRate how many sets a second are read for it.
+	RecallTime      = 24 * time.Hour
+	RecallRevisions = 1000
+	RecallRate      = 100
 	// MaxListedHosts is how many hosts one answer lists, each of up to some 30 KB.
 	MaxListedHosts = 250
 	// SeenSync is how often it is written down how the hosts fared: what a crash

@@ -119,6 +119,7 @@ func (s *Server) Run(ctx context.Context, l net.Listener) error {
 	group.Go(func() error { return s.scrub(ctx) })
 	group.Go(func() error { return s.syncAudit(ctx) })
 	group.Go(func() error { return s.keepSeen(ctx) })
+	group.Go(func() error { return s.recall(ctx) })
 	group.Go(func() error { return s.readAudit(ctx) })
 	group.Go(func() error { return s.options.Trust.renewOwn(ctx, s.log) })
 	return group.Wait()

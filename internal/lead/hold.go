@@ -81,6 +81,16 @@ func (l *Leader) Knows(set desired.Name) {
 	l.sets[set] = &pace.Set{}
 }
 
+// Recall tells how often a set that was there when the server started changed, over
+// some time before now.
+func (l *Leader) Recall(set desired.Name, changes int, over time.Duration, now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if s := l.sets[set]; s != nil {
+		l.pace.Recall(s, changes, over, now)
+	}
+}
+
 // Changed tells of a set that has changed at now, and wakes those who wait for it.
 func (l *Leader) Changed(set desired.Name, now time.Time) {
 	l.mu.Lock()
