@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	"regexp"
 	"sync"
 	"syscall"
 	"testing"
@@ -51,7 +52,7 @@ var faults = []fault{
 	{"portal: TLS of others", time.Minute, 2 * time.Second, func(t *testing.T) weather { return portal(t, (*httptest.Server).StartTLS) }, nil},
 	{"agents killed", 45 * time.Second, 3 * time.Second, fair, (*world).strikeAgent},
 	{"server killed", 45 * time.Second, 4 * time.Second, fair, (*world).strikeServer},
-	{"agents stopped", 3 * time.Minute, 2 * time.Second, fair, (*world).sleepAgents},
+	{"agents stopped", 3 * time.Minute, 2 * time.Second, fair, (*world).sleepLong},
 	{"all at once", 90 * time.Second, 0, always(weather{loss: 0.05, delay: 50 * time.Millisecond, life: 4 * time.Second}), (*world).strikeAny},
 }
 
@@ -179,10 +180,45 @@ func (w *world) sleepAgents() {
 	for _, h := range w.hosts {
 		h.agent().Process.Signal(syscall.SIGSTOP)
 	}
-	for range 3 {
+	for begun := time.Now(); time.Since(begun) < w.nap; {
 		w.write()
 	}
 	for _, h := range w.hosts {
 		h.agent().Process.Signal(syscall.SIGCONT)
+	}
+}
+
+// sleepLong sleeps until the server has given the agents up: it wants to hear from
+// them within 90 s, and 20 more.
+func (w *world) sleepLong() {
+	if *faultLong {
+		w.nap = 125 * time.Second
+	}
+	w.sleepAgents()
+}
+
+var notSynced = regexp.MustCompile(`msg="not synced.*`)
+
+// TestSilenceIsNoticed lets the network fall silent while agents have nothing to
+// do but to wait for the answer to a poll. They notice, by gRPC's pings, long
+// before the poll would be over.
+func TestSilenceIsNoticed(t *testing.T) {
+	if !*faultLong {
+		t.Skip("it takes a minute: see 'make faults'")
+	}
+	for name, weather := range map[string]weather{"half-open": {silent: true}, "black hole": {loss: 1}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, faultSeedOf(t), 1, 10)
+			if err := w.network.turn(weather); err != nil {
+				t.Skipf("this machine can't do that: %v", err)
+			}
+			begun := time.Now()
+			why := w.hosts[0].agent().says(t, notSynced)
+			noticed := time.Since(begun)
+			if t.Logf("noticed after %v: %s", noticed.Round(time.Second), why); noticed > 2*time.Minute {
+				t.Errorf("noticed after %v, want a minute or so", noticed)
+			}
+		})
 	}
 }

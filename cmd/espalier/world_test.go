@@ -35,7 +35,8 @@ type world struct {
 
 	// published is each revision of each set that was committed, with its root.
 	published map[string]map[string]string
-	objects   int // of each set
+	objects   int           // of each set
+	nap       time.Duration // that sleepAgents takes
 	commits   int
 	payload   int64 // keys and values that were committed, once for each host that mirrors them
 }
@@ -56,7 +57,7 @@ type sighting struct{ set, revision, root, by string }
 func newWorld(t *testing.T, seed uint64, hosts, objects int) *world {
 	t.Helper()
 	w := &world{
-		t: t, rng: rand.New(rand.NewPCG(seed, 0)), dir: t.TempDir(), objects: objects,
+		t: t, rng: rand.New(rand.NewPCG(seed, 0)), dir: t.TempDir(), objects: objects, nap: time.Second,
 		network: newNetwork(t, seed), office: newNetwork(t, seed), published: map[string]map[string]string{},
 	}
 	w.startServer()
