@@ -20,19 +20,21 @@ func TestCutPulls(t *testing.T) {
 		name    string
 		changes int
 		prepare func()
-		// compared is what it takes to compare what differs once.
-		compared int64
+		// life is how many bytes a connection carries, on average; compared is what
+		// it takes to compare what differs once.
+		life, compared int64
 	}{
-		{"full", objects, func() { os.Remove(filepath.Join(h.data, "sets", h.name+".db")) }, 0},
-		{"since", objects / 4, func() {}, 0},
-		{"descent", objects / 2, func() { must(t, nil, "", w.as("compact", h.name, "--drop-history")...) }, 8 * objects},
+		{"full", objects, func() { os.Remove(filepath.Join(h.data, "sets", h.name+".db")) }, 300_000, 0},
+		{"since", objects / 4, func() {}, 300_000, 0},
+		{"since, less than a large frame", objects / 8, func() {}, 70_000, 0},
+		{"descent", objects / 2, func() { must(t, nil, "", w.as("compact", h.name, "--drop-history")...) }, 300_000, 8 * objects},
 	} {
 		w.payload = 0
 		w.commit(h.name, c.changes)
 		c.prepare()
 		n := w.network
 		down, connections := n.down.Load(), n.connections.Load()
-		if err := n.turn(weather{bytes: 300_000}); err != nil {
+		if err := n.turn(weather{bytes: c.life}); err != nil {
 			t.Fatal(err)
 		}
 		status := 4
