@@ -69,6 +69,9 @@ func portal(t *testing.T, serve func(*httptest.Server)) weather {
 // at them once it is over: all hold what was published last, and none ever held
 // what was not, or less than before.
 func TestFaults(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it takes half a minute")
+	}
 	seed := faultSeedOf(t)
 	var mu sync.Mutex
 	rows := table.NewWriter()
