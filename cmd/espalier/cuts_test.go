@@ -12,7 +12,7 @@ import (
 // what it takes to begin again. So each attempt brings something, and no number
 // of cuts keeps a host from its state.
 func TestCutPulls(t *testing.T) {
-	const objects = 15_000
+	const objects = 12_000
 	w := newWorld(t, faultSeedOf(t), 1, objects)
 	h := w.hosts[0]
 	h.agent().kill(syscall.SIGTERM)
@@ -25,7 +25,7 @@ func TestCutPulls(t *testing.T) {
 		life, compared int64
 	}{
 		{"full", objects, func() { os.Remove(filepath.Join(h.data, "sets", h.name+".db")) }, 300_000, 0},
-		{"since", objects / 4, func() {}, 300_000, 0},
+		{"since", objects / 4, func() {}, 200_000, 0},
 		{"since, less than a large frame", objects / 8, func() {}, 70_000, 0},
 		{"descent", objects / 2, func() { must(t, nil, "", w.as("compact", h.name, "--drop-history")...) }, 300_000, 8 * objects},
 	} {

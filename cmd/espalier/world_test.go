@@ -229,7 +229,7 @@ func (w *world) settle() {
 		if time.Since(begun) > bound {
 			w.t.Fatalf("%v after the fault, the hosts are\n%s", bound, espalier(w.t, "", w.as("hosts")...).stdout)
 		}
-		time.Sleep(200 * time.Millisecond)
+		time.Sleep(400 * time.Millisecond)
 	}
 }
 
