@@ -66,7 +66,7 @@ fuzz: ## Run each fuzz target for FUZZTIME (10s)
 FAULTSEED ?= 0
 faults: ## Let server and agents meet bad networks and sudden ends, for 5 minutes
 	$(GO) test ./cmd/espalier -run '^(TestFaults|TestSilenceIsNoticed|TestCutPulls)$$' -count 1 -v -timeout 30m \
-		-parallel 18 -faults.long -faults.seed $(FAULTSEED) | grep -v '^ *=== \|^ *--- PASS'
+		-parallel 18 -faults.long -faults.seed $(FAULTSEED)
 
 bench: ## Run the Go benchmarks COUNT times (1); compare two outputs with bin/tools/benchstat
 	$(GO) test -run '^$$' -bench . -benchmem -count $(COUNT) ./...

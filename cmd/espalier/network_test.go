@@ -120,7 +120,7 @@ func (n *network) draw(mean int64) int64 {
 }
 
 func (n *network) end() {
-	n.Listener.Close()
+	n.Close()
 	n.mu.Lock()
 	n.closed = true
 	select {

@@ -203,7 +203,7 @@ func (w *world) inspect(h *host) {
 			w.t.Errorf("%s: mirror of %s: %v, %+v", h.name, set, err, report)
 		}
 		f.Close()
-		h.seen = append(h.seen, sighting{set, head.Position.String(), head.Root.String(), "its mirror"})
+		h.seen = append(h.seen, sighting{set, head.String(), head.Root.String(), "its mirror"})
 	}
 }
 
