@@ -16,7 +16,7 @@ export GOFLAGS := $(shell $(GO) env GOFLAGS) -buildvcs=false
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test check check-format check-modules check-proto lint fmt proto fuzz bench tools clean
+.PHONY: help build demo test check check-format check-modules check-proto lint fmt proto fuzz faults bench tools clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +61,12 @@ proto: ## Regenerate the code of proto/
 
 fuzz: ## Run each fuzz target for FUZZTIME (10s)
 	@GO=$(GO) FUZZTIME=$(FUZZTIME) tools/fuzz
+
+# The worlds mostly wait, so that they share two cores. FAULTSEED repeats what a run was made from.
+FAULTSEED ?= 0
+faults: ## Let server and agents meet bad networks and sudden ends, for 5 minutes
+	$(GO) test ./cmd/espalier -run '^(TestFaults|TestSilenceIsNoticed|TestCutPulls)$$' -count 1 -v -timeout 30m \
+		-parallel 18 -faults.long -faults.seed $(FAULTSEED)
 
 bench: ## Run the Go benchmarks COUNT times (1); compare two outputs with bin/tools/benchstat
 	$(GO) test -run '^$$' -bench . -benchmem -count $(COUNT) ./...

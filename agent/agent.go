@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials"
 
 	"espalier/internal/desired"
@@ -167,6 +168,25 @@ func (a *Agent) redial() error {
 		a.links = append(a.links, &link{conn, address})
 	}
 	return err
+}
+
+// freshen puts a new connection in the place of one on which a call failed with
+// err, since it could not be made, and returns err. On the old one gRPC would
+// fail calls without trying for as long as it backs off, and they would count as
+// failures of the server's; and it would go on trying between them. A new one
+// looks up the server's name anew, too.
+func (a *Agent) freshen(err error) error {
+	l := a.links[0]
+	if !errors.Is(err, wire.ErrUnreachable) || l.GetState() == connectivity.Ready {
+		return err
+	}
+	conn, failed := dial(l.address, a.options.Credentials, &a.traffic)
+	if failed != nil {
+		return errors.Join(err, failed)
+	}
+	old := l.ClientConn
+	l.ClientConn = conn
+	return errors.Join(err, old.Close())
 }
 
 // hangUp closes the connections.

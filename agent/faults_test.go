@@ -123,6 +123,29 @@ func TestPullSurvivesCuts(t *testing.T) {
 	follow(head, delta.Descent)
 }
 
+// TestEachPollIsTried: after a connection could not be made, the next poll tries
+// to, however soon it comes. It does not fail since gRPC would rather wait.
+func TestEachPollIsTried(t *testing.T) {
+	o := serve(t)
+	head := o.publish(t, "web-01", map[string]string{"a": "1"})
+	var made atomic.Int32
+	proxy := cut(t, o.addr, func() int64 {
+		if made.Add(1) <= 3 {
+			return 1 // which is not enough to be a server's
+		}
+		return 0
+	})
+	a := open(t, agent.Options{Host: "web-01", Dir: t.TempDir(), Server: proxy.Addr().String()})
+	for i := range int32(3) {
+		if _, err := a.Sync(t.Context()); !errors.Is(err, wire.ErrUnreachable) || made.Load() != i+1 {
+			t.Fatalf("Sync = %v after %d connections, want %v after %d", err, made.Load(), wire.ErrUnreachable, i+1)
+		}
+	}
+	if got := sync(t, a); got.Head.Revision != head.Revision {
+		t.Errorf("synced to %v, want %v", got.Head, head)
+	}
+}
+
 func TestServerThatIsNotThere(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

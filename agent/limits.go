@@ -34,10 +34,6 @@ const (
 // A connection whose peer vanished is noticed within a minute of a call.
 var keepaliveParams = keepalive.ClientParameters{Time: 40 * time.Second, Timeout: 20 * time.Second}
 
-// After a connection failed, gRPC waits before it makes another, and fails all
-// calls at once until then. It must not wait as long as the agent does from poll
-// to poll, or polls would fail long after the server is back.
-var connectParams = grpc.ConnectParams{
-	Backoff:           connectBackoff.Config{BaseDelay: time.Second, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 15 * time.Second},
-	MinConnectTimeout: 20 * time.Second,
-}
+// One attempt at a connection may take so long, the handshake included. When the
+// next is, the agent says (see freshen), and not gRPC's own backoff.
+var connectParams = grpc.ConnectParams{Backoff: connectBackoff.DefaultConfig, MinConnectTimeout: 20 * time.Second}

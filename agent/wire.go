@@ -34,7 +34,8 @@ func (o orchestrator) ask(ctx context.Context, p wire.Poll) (wire.PollAnswer, er
 	defer silence.stop()
 	answer, err := wire.Ask(call, o.links[0], p, o.identity == nil)
 	if err != nil {
-		return answer, fmt.Errorf("poll %s: %w", o.links[0].address, silence.explain(err))
+		err = fmt.Errorf("poll %s: %w", o.links[0].address, silence.explain(err))
+		return answer, o.freshen(err)
 	}
 	return answer, nil
 }
@@ -48,7 +49,7 @@ func (o orchestrator) Pull(ctx context.Context) (follow.Stream, error) {
 	if s.pull, err = espalierv1.NewSyncServiceClient(o.links[0]).Pull(s.call); err != nil {
 		err = s.theirs(s.silence.explain(err))
 		s.silence.stop()
-		return nil, err
+		return nil, o.freshen(err)
 	}
 	s.sending.Go(s.send)
 	return s, nil

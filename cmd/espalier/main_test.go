@@ -25,6 +25,8 @@ func TestMain(m *testing.M) {
 		return
 	}
 	os.Setenv("ESPALIER_TEST_MAIN", "1")
+	// The race detector would let each of the hundreds of commands sleep for a second before it ends.
+	os.Setenv("GORACE", os.Getenv("GORACE")+" atexit_sleep_ms=10")
 	os.Unsetenv("ESPALIER_SERVER")
 	os.Unsetenv("ESPALIER_IDENTITY")
 	os.Exit(m.Run())

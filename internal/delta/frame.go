@@ -45,6 +45,7 @@ type FrameWriter struct {
 	texts  []byte // heads
 	values []byte
 	whole  int  // bytes of the whole keys
+	limit  int  // of size, at which the frame is closed
 	dense  bool // the last frame's values did not compress
 
 	columns       []byte // scratch of Frame, as are these:
@@ -54,7 +55,7 @@ type FrameWriter struct {
 
 // NewFrameWriter returns an empty FrameWriter.
 func NewFrameWriter(codec *Codec) *FrameWriter {
-	return &FrameWriter{codec: codec}
+	return &FrameWriter{codec: codec, limit: FrameBytes}
 }
 
 // Len returns the number of changes gathered.
@@ -63,7 +64,7 @@ func (w *FrameWriter) Len() int { return w.n }
 // Full reports whether the frame has to be closed before more is added: a frame
 // that takes one more change while it isn't full keeps all bounds.
 func (w *FrameWriter) Full() bool {
-	return w.size() >= FrameBytes || w.n >= MaxFrameChanges || w.whole > MaxFrameKeyBytes-desired.MaxKeyBytes
+	return w.size() >= w.limit || w.n >= MaxFrameChanges || w.whole > MaxFrameKeyBytes-desired.MaxKeyBytes
 }
 
 // size returns the bytes gathered, before compression.
@@ -129,7 +130,7 @@ func (w *FrameWriter) Frame() []byte {
 }
 
 func (w *FrameWriter) reset() {
-	w.n, w.whole, w.last = 0, 0, w.last[:0]
+	w.n, w.whole, w.last, w.limit = 0, 0, w.last[:0], min(2*w.limit, FrameBytes)
 	w.shared, w.rest, w.heads, w.sizes = w.shared[:0], w.rest[:0], w.heads[:0], w.sizes[:0]
 	w.keys, w.texts, w.values = w.keys[:0], w.texts[:0], w.values[:0]
 }

@@ -7,6 +7,10 @@ const (
 	// FrameBytes is the size at which a frame is closed: large enough that
 	// framing costs nothing, small enough to be a unit of progress.
 	FrameBytes = 128 << 10
+	// firstFrameBytes is the size of a pull's first frame; each is twice as large as
+	// the one before, up to FrameBytes. So a connection that is cut before it has
+	// carried a whole frame of those brings something, too.
+	firstFrameBytes = 16 << 10
 	// MaxFrameChanges bounds the changes of one frame, and so the slices that
 	// decoding one makes.
 	MaxFrameChanges = 16 << 10

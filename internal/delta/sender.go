@@ -30,7 +30,9 @@ type Sender struct {
 
 // NewSender returns a Sender that waits for an Open.
 func NewSender(codec *Codec) *Sender {
-	return &Sender{codec: codec, frame: NewFrameWriter(codec)}
+	s := &Sender{codec: codec, frame: NewFrameWriter(codec)}
+	s.frame.limit = firstFrameBytes
+	return s
 }
 
 // Receive takes a request, whose memory it keeps. It returns an error that

@@ -276,6 +276,29 @@ func TestSenderAnswersInBounds(t *testing.T) {
 	}
 }
 
+// TestSenderBeginsSmall: what a connection has carried that is cut soon counts, so
+// a pull begins with small frames, each at most twice the one before.
+func TestSenderBeginsSmall(t *testing.T) {
+	said, err := interview(t, large(10_000), opens(delta.Full))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const margin = 1 << 10
+	most, frames := 16<<10, 0
+	for _, r := range said {
+		if r.Batch == nil {
+			continue
+		}
+		if frames++; len(r.Batch.Frame) > most+margin {
+			t.Errorf("frame %d has %d bytes, want at most %d", frames, len(r.Batch.Frame), most+margin)
+		}
+		most = min(2*most, delta.FrameBytes)
+	}
+	if frames < 8 || frames > 14 {
+		t.Errorf("1.2 MB came in %d frames, which don't grow to %d bytes", frames, delta.FrameBytes)
+	}
+}
+
 func TestSenderDoesNotChangeOpen(t *testing.T) {
 	set := numbered(10, 1)
 	open := opens(delta.Since)
