@@ -63,7 +63,7 @@ func (w *FrameWriter) Len() int { return w.n }
 // Full reports whether the frame has to be closed before more is added: a frame
 // that takes one more change while it isn't full keeps all bounds.
 func (w *FrameWriter) Full() bool {
-	return w.size() >= FrameBytes || w.n >= MaxFrameChanges || w.whole > MaxFrameKeyBytes-desired.MaxKeyBytes
+	return w.size() >= w.codec.frame || w.n >= MaxFrameChanges || w.whole > MaxFrameKeyBytes-desired.MaxKeyBytes
 }
 
 // size returns the bytes gathered, before compression.
