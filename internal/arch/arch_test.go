@@ -33,7 +33,6 @@ const floors = `
 	internal/desired:  merkle
 	internal/delta:    merkle internal/desired
 	internal/fleet:    internal/desired internal/delta
-	internal/sim:      merkle internal/desired internal/delta
 
 	# The disk.
 	internal/spool:    merkle internal/desired OS
@@ -53,6 +52,9 @@ const floors = `
 
 	# What an orchestrator decides; a server's network and disk are around it.
 	internal/lead:     merkle internal/desired internal/delta internal/fleet internal/wire store
+
+	# Worlds for both of them, on disks in memory. It has messages cross a wire.
+	internal/sim:      merkle internal/desired internal/delta internal/fleet internal/lead internal/follow internal/wire store proto/espalier/v1 PROTOBUF
 
 	# The two ends, which know of each other only what crosses the wire.
 	server:            merkle internal/desired internal/delta internal/fleet internal/lead internal/spool store internal/pki internal/audit internal/wire proto/espalier/v1 GRPC PROTOBUF OS
