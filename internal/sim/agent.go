@@ -32,7 +32,7 @@ type agent struct {
 
 	task    *task // nil: it is down
 	cancel  context.CancelFunc
-	damaged bool // a message to it, or its disk, was tampered with
+	damaged bool // a message to it or a disk was tampered with: roots may not match
 }
 
 // gone reports whether the incarnation whose task that is has ended.

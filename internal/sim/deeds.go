@@ -225,6 +225,9 @@ func (w *World) doRollBackServer(*rand.Rand) {
 	w.server.disk.Restart()
 	w.server.disk.Put(w.image.disk)
 	w.oracle.replace(w.image.truth)
+	for _, a := range w.agents { // what it has staged may be of a history that is no more
+		a.damaged = true
+	}
 	w.server.start()
 }
 

@@ -121,7 +121,7 @@ func (n *lane) send(arrive func()) {
 		return
 	}
 	lost := n.direction == toServer && l.up || n.direction == toAgent && l.down || l.random.Float64() < l.loss
-	if lost {
+	if lost && !l.world.healed {
 		c.stall(n.direction)
 	}
 	if c.stalled[n.direction] {

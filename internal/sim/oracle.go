@@ -33,11 +33,14 @@ type witness struct {
 	image   map[string]any // a copy of its disk
 }
 
-// again counts what an agent was sent twice in full pulls.
+// again counts what an agent was sent twice of a set that it had nothing of.
 type again struct {
-	full    bool // such a pull is under way
-	objects int  // that it had staged
-	frame   int  // the most objects of a frame
+	staged  memory.Copy // the latest that it had staged
+	any     bool        // there was some
+	full    bool        // a full pull is under way, which has to go on from there
+	before  memory.Copy // what was staged when it began
+	objects int         // that were staged, and came again
+	frame   int         // the most objects of a frame
 }
 
 // copied is what the oracle knows of a copy of the server's disk.
@@ -206,12 +209,14 @@ func (o *oracle) check() {
 			if was, ok := seen.checked[set]; ok != there || was != is {
 				o.checkMirror(a, seen, set, is, there)
 			}
+			seen.watchStaging(a, set, there)
 		}
 		if l, err := a.folder.List(); err == nil && l.Version != seen.list.Version {
 			if l.Version < seen.list.Version {
 				o.world.fail("invariant 3: the list of %s went back from version %d to %d", a.name, seen.list.Version, l.Version)
 			}
 			seen.list = l
+			clear(seen.again)
 		}
 	}
 }
@@ -242,6 +247,28 @@ func (o *oracle) checkMirror(a *agent, seen *witness, set desired.Name, is memor
 	seen.last[set] = head.Revision
 }
 
+// watchStaging remembers what an agent has staged of a set that it has nothing of.
+func (seen *witness) watchStaging(a *agent, set desired.Name, mirrored bool) {
+	staged, ok := a.folder.Staged(set)
+	switch {
+	case mirrored:
+		delete(seen.again, set)
+	case ok:
+		if seen.again[set] == nil {
+			seen.again[set] = &again{}
+		}
+		seen.again[set].staged, seen.again[set].any = staged, true
+	}
+}
+
+// mismatched notes that what was received doesn't have its root. It never happens
+// but to what was tampered with: everything that is sent is right.
+func (o *oracle) mismatched(a *agent, set desired.Name) {
+	if !a.damaged {
+		o.world.fail("%s was sent changes of %s that don't give its root, though nothing was tampered with", a.name, set)
+	}
+}
+
 // rolledBack notes that an agent's disk was replaced by an older copy.
 func (o *oracle) rolledBack(a *agent) {
 	seen := o.agents[a]
@@ -270,7 +297,22 @@ func (o *oracle) answered(a *agent, p wire.Poll, answer wire.PollAnswer) {
 	for _, s := range answer.Sets {
 		if s.Status != wire.StatusUnknown && s.Status != wire.StatusUnavailable {
 			o.mayHave(a, p.Held[s.Index].Name)
+			o.forked(a, p.Held[s.Index])
 		}
+	}
+}
+
+// forked: once a host has said that it holds what is not in a set's history, the
+// set is closed.
+func (o *oracle) forked(a *agent, held delta.Held) {
+	h := o.sets[held.Name]
+	if h.now == nil {
+		return
+	}
+	head := h.now.head
+	ahead := held.Epoch == head.Epoch.Prefix() && (held.Number > head.Number || held.Number == head.Number && held.Root != head.Root.Prefix())
+	if ahead && !o.world.server.sets.Forked(held.Name) {
+		o.world.fail("%s holds revision %d of %s, which is none of its history, and the set still takes commits", a.name, held.Number, held.Name)
 	}
 }
 
@@ -287,20 +329,18 @@ func (o *oracle) mayHave(a *agent, set desired.Name) {
 	}
 }
 
-// received looks at what arrives of a pull: what is durably staged of a full one
+// received looks at what arrives of a pull: what was durably staged of a full one
 // isn't sent again, as long as nothing was tampered with.
 func (o *oracle) received(a *agent, set desired.Name, resp delta.Response) {
-	seen := o.agents[a]
-	g := seen.again[set]
-	if g == nil {
-		g = &again{}
-		seen.again[set] = g
+	g := o.agents[a].again[set]
+	if g == nil || a.damaged {
+		return
 	}
-	if resp.Begin != nil {
-		g.full = resp.Begin.Mode == delta.Full
+	if b := resp.Begin; b != nil {
+		g.full = b.Mode == delta.Full && g.any && g.staged.Salt() == b.Salt
+		g.before = g.staged
 	}
-	staged, ok := a.folder.Staged(set)
-	if resp.Batch == nil || !ok || !g.full || a.damaged {
+	if resp.Batch == nil || !g.full {
 		return
 	}
 	frame, err := o.world.codec.DecodeFrame(resp.Batch.Frame)
@@ -309,7 +349,7 @@ func (o *oracle) received(a *agent, set desired.Name, resp delta.Response) {
 	}
 	g.frame = max(g.frame, len(frame))
 	for _, c := range frame {
-		if string(staged.Get(c.Key)) == string(c.Envelope) {
+		if string(g.before.Get(c.Key)) == string(c.Envelope) {
 			g.objects++
 		}
 	}

@@ -26,14 +26,26 @@ func (w *World) settle() {
 		}
 		w.runUntil(w.now + w.settleIn())
 	}
-	for _, a := range w.agents {
-		w.converged(a)
+	w.converged()
+	for _, set := range w.names { // and what changes now comes in time
+		if w.oracle.sets[set].now != nil { // or hosts may hold one that it wouldn't follow
+			w.commit(draft{set: set, changes: changes{"k": "\x00the end"}})
+		}
 	}
+	w.runUntil(w.now + w.toldIn())
+	w.converged()
+}
+
+// toldIn is how long it may take until hosts have a change, where nothing goes
+// wrong: a poll, be it that one waits at the server, and the transfer.
+func (w *World) toldIn() time.Duration {
+	return w.plan.interval*13/10 + 5*time.Second + 100*w.plan.delay
 }
 
 // heal ends all faults.
 func (w *World) heal() {
 	w.say("plan", "no more faults")
+	w.healed = true
 	w.server.disk.Fail(0)
 	w.server.disk.CrashAfter(0)
 	w.restartServer()
@@ -103,8 +115,14 @@ func (w *World) rescue(set desired.Name) bool {
 	return true
 }
 
-// converged holds what an agent has against what it is to have.
-func (w *World) converged(a *agent) {
+// converged holds what agents have against what they are to have.
+func (w *World) converged() {
+	for _, a := range w.agents {
+		w.convergedAgent(a)
+	}
+}
+
+func (w *World) convergedAgent(a *agent) {
 	list, has := w.oracle.list(a.name), w.oracle.agents[a].list
 	if list.Version != has.Version {
 		w.fail("invariant 4: %s has version %d of its list, and the server %d", a.name, has.Version, list.Version)

@@ -30,6 +30,7 @@ type World struct {
 	oracle *oracle
 	story  *story // nil: nobody listens
 	image  *image // a copy of the server's disk; nil: there is none
+	healed bool   // nothing goes wrong any more
 	failed error
 
 	lastRequest string
@@ -58,7 +59,10 @@ func (p *Plan) world(codec *delta.Codec, s *story) *World {
 			world: w, name: hosts[i], disk: memory.NewDisk(random(uint64(10 * i))), random: random(uint64(10*i) + 1),
 			log: w.logger(string(hosts[i])), hold: p.hold, rate: 0.9 + 0.2*random(uint64(10*i)+2).Float64(),
 		}
-		a.folder = memory.Agent{Disk: a.disk, Options: p.sizes.memory()}
+		a.folder = memory.Agent{
+			Disk: a.disk, Options: p.sizes.memory(),
+			Mismatch: func(set desired.Name) { w.oracle.mismatched(a, set) },
+		}
 		a.link = &link{world: w, agent: a, random: random(uint64(10*i) + 3), delay: p.delay, loss: p.loss, twice: p.twice}
 		w.agents = append(w.agents, a)
 		w.names = append(w.names, a.name)
@@ -108,6 +112,7 @@ func (w *World) run() (err error) {
 
 // runUntil lets happen what is due until then, and checks after each step.
 func (w *World) runUntil(until time.Duration) {
+	w.server.wakeHeld() // of what was done since the last step
 	for w.failed == nil && w.step(until) {
 		w.mindCrashes()
 		w.server.wakeHeld()

@@ -16,6 +16,9 @@ import (
 type Agent struct {
 	Disk    *Disk
 	Options Options
+	// Mismatch is told of each set for which what was received doesn't have the
+	// root that it must have; nil: nobody is.
+	Mismatch func(set desired.Name)
 }
 
 // The names on an agent's disk. What is written twice is at both.
@@ -124,6 +127,7 @@ func (a Agent) Flip(set desired.Name, at uint64) bool {
 type Mirror struct {
 	disk     *Disk
 	options  Options
+	tell     func(desired.Name)
 	name     string
 	head     desired.Head
 	tree     desired.Digest // the root of what is there
@@ -136,7 +140,7 @@ type Mirror struct {
 func (a Agent) Open(set desired.Name) (follow.Mirror, error) { return a.open(set) }
 
 func (a Agent) open(set desired.Name) (*Mirror, error) {
-	m := &Mirror{disk: a.Disk, options: a.Options, name: string(set)}
+	m := &Mirror{disk: a.Disk, options: a.Options, tell: a.Mismatch, name: string(set)}
 	f, err := m.load()
 	if err != nil {
 		return nil, err
@@ -258,7 +262,7 @@ func (m *Mirror) Adopt(ctx context.Context, head desired.Head, changes iter.Seq2
 		return err
 	}
 	if next.root != head.Root {
-		return fmt.Errorf("mirror of %s: %w: %v, not %v", m.name, store.ErrRootMismatch, next.root, head.Root)
+		return m.mismatch(next.root, head.Root)
 	}
 	head = next.on(head)
 	if err := m.disk.replace(mirrorPrefix+m.name, &copyFile{content: next, head: head}); err != nil {
@@ -266,6 +270,13 @@ func (m *Mirror) Adopt(ctx context.Context, head desired.Head, changes iter.Seq2
 	}
 	m.head, m.tree = head, head.Root
 	return m.raise()
+}
+
+func (m *Mirror) mismatch(is, want desired.Digest) error {
+	if m.tell != nil {
+		m.tell(desired.Name(m.name))
+	}
+	return fmt.Errorf("mirror of %s: %w: %v, not %v", m.name, store.ErrRootMismatch, is, want)
 }
 
 // NeedRoom implements follow.Mirror.

@@ -34,6 +34,9 @@ func (a Agent) Floors(set desired.Name) (floors []desired.Revision) {
 // Head returns the revision.
 func (c Copy) Head() desired.Head { return c.file.head }
 
+// Salt returns the tree's.
+func (c Copy) Salt() uint64 { return c.file.salt }
+
 // Damaged reports whether the content is known not to be the head's.
 func (c Copy) Damaged() bool { return c.file.root != c.file.head.Root }
 

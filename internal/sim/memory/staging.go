@@ -145,7 +145,7 @@ func (st *Staging) Promote(_ context.Context, head desired.Head) error {
 	}
 	m := st.m
 	if f.root != head.Root {
-		return fmt.Errorf("staging of %s: %w: %v, not %v", m.name, store.ErrRootMismatch, f.root, head.Root)
+		return m.mismatch(f.root, head.Root)
 	}
 	head = f.content.on(head)
 	sealed := &copyFile{content: f.content, head: head, mark: f.mark}
