@@ -53,6 +53,9 @@ const floors = `
 	# What an orchestrator decides; a server's network and disk are around it.
 	internal/lead:     merkle internal/desired internal/delta internal/fleet internal/wire store
 
+	# The suite that the store on a disk and the one in memory both pass.
+	store/storetest:   merkle internal/desired internal/delta internal/follow store
+
 	# Worlds for both of them, on disks in memory. It has messages cross a wire.
 	internal/sim:      merkle internal/desired internal/delta internal/fleet internal/lead internal/follow internal/wire store proto/espalier/v1 PROTOBUF
 
