@@ -211,7 +211,7 @@ func (o *oracle) check() {
 			}
 			seen.watchStaging(a, set, there)
 		}
-		if l, err := a.folder.List(); err == nil && l.Version != seen.list.Version {
+		if l := a.folder.PeekList(); l.Version != seen.list.Version {
 			if l.Version < seen.list.Version {
 				o.world.fail("invariant 3: the list of %s went back from version %d to %d", a.name, seen.list.Version, l.Version)
 			}
@@ -272,7 +272,7 @@ func (o *oracle) mismatched(a *agent, set desired.Name) {
 // rolledBack notes that an agent's disk was replaced by an older copy.
 func (o *oracle) rolledBack(a *agent) {
 	seen := o.agents[a]
-	seen.list, _ = a.folder.List()
+	seen.list = a.folder.PeekList()
 	clear(seen.last)
 	clear(seen.again)
 	for _, set := range o.world.names {

@@ -161,7 +161,7 @@ var planted = []struct{ what, file, text, instead string }{
 	},
 	{
 		"changes are staged without their mark", "internal/sim/memory/staging.go",
-		"mark: slices.Clone(mark)}", "mark: f.mark}",
+		"mark: slices.Clone(mark)}", "mark: slices.Clone(f.mark)}",
 	},
 	{
 		"the journal is off by one", "internal/sim/memory/content.go",

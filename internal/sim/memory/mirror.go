@@ -44,26 +44,50 @@ type copyFile struct {
 }
 
 // List implements follow.Disk.
-func (a Agent) List() (latest desired.List, err error) {
+func (a Agent) List() (desired.List, error) {
+	var copies [len(listNames)]desired.List
+	var latest desired.List
 	damaged := false
-	for _, name := range listNames {
+	for i, name := range listNames {
 		v, err := a.Disk.get(name)
 		if err != nil {
 			return desired.List{}, err
 		}
-		switch l := v.(type) {
-		case rotten:
+		if _, bad := v.(rotten); bad {
 			damaged = true
-		case desired.List:
-			if l.Version > latest.Version {
-				latest = l
-			}
+		}
+		if copies[i], _ = v.(desired.List); copies[i].Version > latest.Version {
+			latest = copies[i]
 		}
 	}
 	if latest.Version == 0 && damaged {
 		return latest, fmt.Errorf("%w: list of sets", store.ErrCorrupt)
 	}
+	for i := range copies {
+		if copies[i].Version != latest.Version {
+			return latest, crashOnly(a.WriteList(latest))
+		}
+	}
 	return latest, nil
+}
+
+// crashOnly returns err if it is of a crash: else what could not be written anew is
+// with the next.
+func crashOnly(err error) error {
+	if errors.Is(err, ErrCrashed) {
+		return err
+	}
+	return nil
+}
+
+// PeekList returns the list as List does, and writes nothing.
+func (a Agent) PeekList() (latest desired.List) {
+	for _, name := range listNames {
+		if l, ok := a.Disk.seen[name].(desired.List); ok && l.Version > latest.Version {
+			latest = l
+		}
+	}
+	return latest
 }
 
 // WriteList implements follow.Disk.
@@ -86,17 +110,25 @@ func (a Agent) Mirrored() ([]desired.Name, error) {
 	return names, err
 }
 
-// RotList makes a copy of the list unreadable, if the other isn't.
-func (a Agent) RotList(copy uint64) { a.rot(listNames[copy%2], listNames[1-copy%2]) }
-
-// RotFloor makes a copy of a mirror's floor unreadable, if the other isn't.
-func (a Agent) RotFloor(set desired.Name, copy uint64) {
-	a.rot(floorPrefixes[copy%2]+string(set), floorPrefixes[1-copy%2]+string(set))
+// RotList makes a copy of the list unreadable, if the other is as good.
+func (a Agent) RotList(copy uint64) {
+	if is, ok := a.Disk.seen[listNames[copy%2]].(desired.List); ok {
+		other, _ := a.Disk.seen[listNames[1-copy%2]].(desired.List)
+		a.rot(listNames[copy%2], is.Version == other.Version)
+	}
 }
 
-func (a Agent) rot(name, other string) {
-	_, bad := a.Disk.seen[other].(rotten)
-	if a.Disk.seen[name] != nil && a.Disk.seen[other] != nil && !bad {
+// RotFloor makes a copy of a mirror's floor unreadable, if the other is as good.
+func (a Agent) RotFloor(set desired.Name, copy uint64) {
+	name := floorPrefixes[copy%2] + string(set)
+	if is, ok := a.Disk.seen[name].(desired.Revision); ok {
+		other, _ := a.Disk.seen[floorPrefixes[1-copy%2]+string(set)].(desired.Revision)
+		a.rot(name, is == other)
+	}
+}
+
+func (a Agent) rot(name string, redundant bool) {
+	if redundant {
 		a.Disk.rot(name, rotten{})
 	}
 }
@@ -188,10 +220,7 @@ func (m *Mirror) settle() error {
 	for _, c := range copies {
 		m.floorDue = m.floorDue || c != m.floor
 	}
-	if err := m.raise(); errors.Is(err, ErrCrashed) { // else the mirror, or the copy that is whole, says as much
-		return err
-	}
-	return nil
+	return crashOnly(m.raise())
 }
 
 // raise makes the floor the later of it and the head.
