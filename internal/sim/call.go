@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -271,14 +270,4 @@ func (s *stream) finish(err error) {
 		err = io.ErrUnexpectedEOF
 	}
 	s.back.send(func() { s.end(err) })
-}
-
-// sortedNames returns the keys of a map by name.
-func sortedNames[V any](m map[desired.Name]V) []desired.Name {
-	names := make([]desired.Name, 0, len(m))
-	for name := range m {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return names
 }

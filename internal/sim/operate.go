@@ -36,16 +36,15 @@ func (w *World) commit(d draft) bool {
 		}
 		return err == nil
 	}
-	switch {
-	case err == nil:
-		w.say("writer", "commits %d changes to %s: %v", len(d.changes), d.set, result.Head.Position)
-		w.lastRequest = d.request.ID
-		w.committed(h, result, next)
-	default:
+	if err != nil {
 		w.say("writer", "can't commit to %s: %v", d.set, err)
 		w.endedWith(h, err, &attempt{objects: next, epoch: h.now == nil})
+		return false
 	}
-	return err == nil
+	w.say("writer", "commits %d changes to %s: %v", len(d.changes), d.set, result.Head.Position)
+	w.lastRequest = d.request.ID
+	w.committed(h, result, next)
+	return true
 }
 
 // committed holds the answer to a commit against what it has to be.

@@ -104,14 +104,15 @@ func (o *oracle) publish(h *history, head desired.Head, is objects) {
 		w.fail("set %s can't be read after it was written: %v", h.name, err)
 		return
 	}
-	if want := is.root(salt); head.Root != want || head.Objects != uint64(len(is)) {
+	t := &truth{head: head, objects: is, keys: sortedKeys(is)}
+	if want := is.root(t.keys, salt); head.Root != want || head.Objects != uint64(len(is)) {
 		w.fail("invariant 6: revision %v of %s has root %v over %d objects, and not %v over %d", head.Position, h.name, head.Root, head.Objects, want, len(is))
 	}
 	if was, ok := o.roots[head.Root]; ok && !maps.Equal(was, is) {
 		w.fail("invariant 6: root %v stands for two contents", head.Root)
 	}
 	o.roots[head.Root] = is
-	h.publish(head, is)
+	h.publish(t)
 }
 
 // reopened holds what a server finds on its disk against what it has
@@ -174,7 +175,7 @@ func (h *history) position() string {
 	if h.now == nil {
 		return "nothing"
 	}
-	return h.now.head.Position.String()
+	return h.now.head.String()
 }
 
 // compare holds what lies on the server's disk against what it has to be.

@@ -187,8 +187,8 @@ var planted = []struct{ what, file, text, instead string }{
 
 // TestPlanted compiles each bug into a simulator of its own, which has to find it.
 func TestPlanted(t *testing.T) {
-	if testing.Short() {
-		t.Skip("it compiles some 40 programs")
+	if testing.Short() || raced {
+		t.Skip("it compiles some 40 programs: see make planted")
 	}
 	dir := t.TempDir()
 	next := make(chan int, len(planted))

@@ -18,6 +18,7 @@ type objects map[string]string
 type truth struct {
 	head    desired.Head
 	objects objects
+	keys    []string // ascending
 }
 
 // history is what the oracle knows of a set.
@@ -79,7 +80,10 @@ func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys
 // draw returns changes to what the set has: a few, a burst, or next to all of it.
 func (h *history) draw(r *rand.Rand) changes {
 	c := changes{}
-	have := sortedKeys(h.content())
+	var have []string
+	if h.now != nil {
+		have = h.now.keys
+	}
 	n := 1 + r.IntN(pick(r, 2, 4, 20, 60, 200))
 	value := func() string { return "\x00" + fmt.Sprintf("%x", r.Uint64()>>r.IntN(60)) }
 	switch mode := r.IntN(8); {
@@ -92,13 +96,13 @@ func (h *history) draw(r *rand.Rand) changes {
 			c[k] = ""
 		}
 	case mode == 1: // neighbours
-		at := r.IntN(400)
+		at := r.IntN(keys)
 		for i := range n {
 			c[key(at+i)] = value()
 		}
 	default:
 		for range n {
-			c[key(r.IntN(400))] = value()
+			c[key(r.IntN(keys))] = value()
 			if len(have) > 0 && r.IntN(3) == 0 {
 				c[have[r.IntN(len(have))]] = pick(r, "", value())
 			}
@@ -106,6 +110,9 @@ func (h *history) draw(r *rand.Rand) changes {
 	}
 	return c
 }
+
+// keys is how many there are, about.
+const keys = 300
 
 func key(i int) string { return fmt.Sprintf("k/%02d/%d", i/20, i%20) }
 
@@ -124,11 +131,11 @@ func (c changes) stream() func(func(desired.Change, error) bool) {
 	}
 }
 
-// root returns the root that objects have, by building the tree anew.
-func (o objects) root(salt uint64) desired.Digest {
+// root returns the root that those of the keys have, by building the tree anew.
+func (o objects) root(keys []string, salt uint64) desired.Digest {
 	b := merkle.Shape{Salt: salt}.NewBuilder(func(int, merkle.Row) error { return nil })
 	var h desired.Hasher
-	for _, k := range sortedKeys(o) {
+	for _, k := range keys {
 		if err := b.Add([]byte(k), h.Sum([]byte(k), desired.Envelope(o[k]))); err != nil {
 			panic(err)
 		}
@@ -140,9 +147,9 @@ func (o objects) root(salt uint64) desired.Digest {
 	return root.Digest
 }
 
-// publish notes a head that the server has now, with those objects.
-func (h *history) publish(head desired.Head, o objects) {
-	t := &truth{head: head, objects: o}
+// publish notes what the server has now.
+func (h *history) publish(t *truth) {
+	head := t.head
 	if !h.known[head.Epoch] {
 		h.follows[head.Epoch] = maps.Clone(h.known)
 		h.known = maps.Clone(h.known)

@@ -49,7 +49,7 @@ func (c Copy) Get(key []byte) desired.Envelope {
 }
 
 // Objects returns the objects, with whether a bit of each was flipped.
-func (c Copy) Objects() iter.Seq2[desired.Change, bool] { return c.file.content.all() }
+func (c Copy) Objects() iter.Seq2[desired.Change, bool] { return c.file.all() }
 
 // Objects returns what lies on a server's disk of a set.
 func (s *Store) Objects(set desired.Name) iter.Seq2[desired.Change, bool] {
@@ -57,7 +57,7 @@ func (s *Store) Objects(set desired.Name) iter.Seq2[desired.Change, bool] {
 	if err != nil || f == nil {
 		return func(func(desired.Change, bool) bool) {}
 	}
-	return f.content.all()
+	return f.all()
 }
 
 func (c *content) all() iter.Seq2[desired.Change, bool] {

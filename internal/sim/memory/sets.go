@@ -206,7 +206,7 @@ func (s *Store) Commit(ctx context.Context, name desired.Name, c store.Commit) (
 		if next.content, err = f.apply(merkle.Shape{Salt: f.salt, MaxChildren: merkle.MaxChildren}, kept); err != nil {
 			return store.Result{}, err
 		}
-		next.head = next.content.on(f.head)
+		next.head = next.on(f.head)
 		next.head.Number++
 		next.record(kept, s.options.JournalKeys)
 	}
@@ -235,7 +235,7 @@ func (s *Store) create(name desired.Name, c *store.Commit, changes []desired.Cha
 	if next.head, err = s.begin(name); err != nil {
 		return store.Result{}, err
 	}
-	next.rebase(next.content.on(next.head))
+	next.rebase(next.on(next.head))
 	result := t.result(next.head)
 	next.remember(c.Request, result)
 	return result, s.save(name, &next)
@@ -353,7 +353,7 @@ func (s *Store) Renew(_ context.Context, name desired.Name, _, _ string) (desire
 	}
 	next := *f
 	next.forked = 0
-	next.rebase(next.content.on(head))
+	next.rebase(next.on(head))
 	return next.head, s.save(name, &next)
 }
 
@@ -385,7 +385,7 @@ func (s *Store) Restore(ctx context.Context, name desired.Name, r store.Restore)
 	if next.head, err = s.begin(name, current, r.From.Known); err != nil {
 		return store.Restored{}, err
 	}
-	next.rebase(next.content.on(next.head))
+	next.rebase(next.on(next.head))
 	result.Head = next.head
 	if err := s.save(name, &next); err != nil {
 		return store.Restored{}, err

@@ -106,7 +106,7 @@ func (st *Staging) View(fn func(follow.Snapshot) error) error {
 	if err != nil {
 		return err
 	}
-	return view(&f.content, f.content.on(desired.Head{}), nil, func(s *Snapshot) error { return fn(s) })
+	return view(&f.content, f.on(desired.Head{}), nil, func(s *Snapshot) error { return fn(s) })
 }
 
 // Write implements follow.Staging.
@@ -147,7 +147,7 @@ func (st *Staging) Promote(_ context.Context, head desired.Head) error {
 	if f.root != head.Root {
 		return m.mismatch(f.root, head.Root)
 	}
-	head = f.content.on(head)
+	head = f.on(head)
 	sealed := &copyFile{content: f.content, head: head, mark: f.mark}
 	if err := m.disk.replace(m.stagingName(), sealed); err != nil {
 		return err
