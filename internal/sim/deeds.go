@@ -84,7 +84,7 @@ func (w *World) anAgent(r *rand.Rand) *agent { return w.agents[r.IntN(len(w.agen
 // aSet returns a set that somebody may mirror.
 func (w *World) aSet(r *rand.Rand) desired.Name { return w.names[r.IntN(len(w.names))] }
 
-// a moment, mostly short.
+// aWhile returns how long something lasts: mostly not long.
 func aWhile(r *rand.Rand) time.Duration {
 	return time.Duration(r.Int64N(int64(pick(r, 100*time.Millisecond, 2*time.Second, 30*time.Second, 3*time.Minute))))
 }

@@ -8,9 +8,9 @@ import (
 	"espalier/internal/wire"
 )
 
-// The network between a host and the server. Both ends see connections, each of
-// them ordered within a call; what is lost stalls its connection until the ends
-// notice, as over TCP.
+// link is the network between a host and the server. Both ends see connections,
+// each of them ordered within a call; what is lost stalls its connection until the
+// ends notice, as over TCP.
 type link struct {
 	world  *World
 	agent  *agent
