@@ -126,7 +126,7 @@ func (s *server) poll(a *agent, req *espalierv1.PollRequest, c *conn, answer fun
 			return
 		}
 		got := s.answer(t, a, c, p)
-		if t.dead || s.disk.Crashed() {
+		if t.dead || s.disk.Crashed() || c.ended { // nobody hears it
 			return
 		}
 		s.world.oracle.answered(a, p, got)
