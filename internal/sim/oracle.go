@@ -317,10 +317,23 @@ func (o *oracle) forked(a *agent, held delta.Held) {
 	}
 }
 
-// sent looks at what the server sends in a pull.
-func (o *oracle) sent(a *agent, set desired.Name, resp delta.Response) {
-	if resp.Begin != nil {
-		o.mayHave(a, set)
+// sent looks at what the server sends in a pull. One that can be a delta is one.
+func (o *oracle) sent(a *agent, open *delta.Open, resp delta.Response) {
+	if resp.Begin == nil {
+		return
+	}
+	o.mayHave(a, open.Set)
+	if open.Mode != delta.Since || resp.Begin.Mode == delta.Since || open.Base.Epoch != resp.Begin.Head.Epoch {
+		return
+	}
+	err := o.world.server.sets.View(open.Set, func(s *memory.Snapshot) error {
+		if root, _, ok, err := s.Touched(open.Base.Number, delta.MaxTouched); err == nil && ok && root == open.Base.Root {
+			o.world.fail("%s asks for what came after %v of %s, which the server knows, and gets a %v", a.name, open.Base.Position, open.Set, resp.Begin.Mode)
+		}
+		return nil
+	})
+	if err != nil {
+		o.world.fail("set %s can't be read: %v", open.Set, err)
 	}
 }
 

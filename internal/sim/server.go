@@ -209,7 +209,7 @@ func (s *server) pull(a *agent, st *stream) {
 // serve is how package server serves a pull.
 func (s *server) serve(a *agent, st *stream) error {
 	sender := delta.NewSender(s.world.codec)
-	var set desired.Name
+	var open *delta.Open
 	for !sender.Ended() {
 		m, ok := st.next()
 		if !ok {
@@ -226,14 +226,14 @@ func (s *server) serve(a *agent, st *stream) error {
 			return err
 		}
 		if req.Open != nil {
-			set = req.Open.Set
+			open = req.Open
 		}
 		for sender.Pending() {
-			resp, err := s.lead.Respond(sender, set)
+			resp, err := s.lead.Respond(sender, open.Set)
 			if err != nil {
 				return err
 			}
-			s.world.oracle.sent(a, set, resp)
+			s.world.oracle.sent(a, open, resp)
 			if !st.send(wire.PullResponseToWire(resp)) {
 				return nil
 			}

@@ -20,8 +20,8 @@ func (w *World) settleIn() time.Duration {
 func (w *World) settle() {
 	w.heal()
 	w.runUntil(w.now + w.settleIn())
-	for range 3 { // a host that has moved on may be told of something else to refuse
-		if !w.operate() {
+	for try := range 3 { // a host that has moved on may be told of something else to refuse
+		if !w.operate(try == 0) {
 			break
 		}
 		w.runUntil(w.now + w.settleIn())
@@ -65,11 +65,15 @@ func (w *World) heal() {
 }
 
 // operate does what an operator has to, and reports whether there was anything.
-func (w *World) operate() (acted bool) {
+// A new list has to do the first time, once hosts have said what they have.
+func (w *World) operate(lists bool) (acted bool) {
 	for _, set := range w.names {
 		if w.rescue(set) {
 			acted = true
 		}
+	}
+	if !lists {
+		return acted
 	}
 	for _, a := range w.agents {
 		host, _ := w.server.fleet.Get(a.name)
