@@ -4,6 +4,7 @@
 GO        ?= go
 FUZZTIME  ?= 10s
 COUNT     ?= 1
+SEEDS     ?= 10000
 TESTFLAGS ?=
 
 TOOLS   := bin/tools
@@ -16,7 +17,7 @@ export GOFLAGS := $(shell $(GO) env GOFLAGS) -buildvcs=false
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test check check-format check-modules check-proto lint fmt proto fuzz faults bench tools clean
+.PHONY: help build demo test sim planted check check-format check-modules check-proto lint fmt proto fuzz faults bench tools clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +31,12 @@ demo: build ## Sync a million objects, change some, and show what crossed the wi
 
 test: ## Run the tests, with the race detector where there is a C compiler
 	@GO=$(GO) tools/test $(TESTFLAGS)
+
+sim: ## Simulate SEEDS worlds (10000); the story of the first that breaks a promise
+	$(GO) test ./internal/sim -run '^TestSeeds$$' -count 1 -timeout 24h -v -seeds $(SEEDS)
+
+planted: ## Show that the simulator finds each of the bugs in internal/sim/planted_test.go
+	$(GO) test ./internal/sim -run '^TestPlanted$$' -count 1 -timeout 1h -v
 
 check: check-format check-modules check-proto lint ## Check format, modules, generated code and proto, and lint
 

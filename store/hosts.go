@@ -112,24 +112,34 @@ var (
 )
 
 // ReadList returns the list of sets that the agent whose data folder is dir was
-// last told of; zero if it never was. It returns an error that matches ErrCorrupt
-// if no copy can be read, and there are some.
+// last told of; zero if it never was. Of two copies it is the later, and the other
+// is written anew, unless that fails: else a host would go back to it if the later
+// one was damaged. It returns an error that matches ErrCorrupt if no copy can be
+// read, and there are some.
 func ReadList(dir string) (desired.List, error) {
+	var copies [len(listFiles)]desired.List
 	var latest desired.List
 	var damage error
-	for _, name := range listFiles {
-		l, err := readListFile(filepath.Join(dir, name))
+	for i, name := range listFiles {
+		var err error
+		copies[i], err = readListFile(filepath.Join(dir, name))
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 		case err != nil:
 			damage = errors.Join(damage, err)
-		case l.Version > latest.Version:
-			latest = l
+		case copies[i].Version > latest.Version:
+			latest = copies[i]
 		}
 	}
 	if latest.Version == 0 && damage != nil {
 		return latest, fmt.Errorf("%w; without it nothing says which sets this host had. "+
 			"Remove what can't be read to accept whatever the server says", damage)
+	}
+	for i := range copies {
+		if copies[i].Version != latest.Version {
+			_ = WriteList(dir, latest) // it is with the next list at the latest
+			break
+		}
 	}
 	return latest, nil
 }

@@ -34,7 +34,6 @@ const floors = `
 	internal/delta:    merkle internal/desired
 	internal/fleet:    internal/desired internal/delta
 	internal/pace:     -
-	internal/sim:      merkle internal/desired internal/delta
 
 	# The disk.
 	internal/spool:    merkle internal/desired OS
@@ -54,6 +53,12 @@ const floors = `
 
 	# What an orchestrator decides; a server's network and disk are around it.
 	internal/lead:     merkle internal/desired internal/delta internal/fleet internal/pace internal/wire store
+
+	# The suite that the store on a disk and the one in memory both pass.
+	store/storetest:   merkle internal/desired internal/delta internal/follow store
+
+	# Worlds for both of them, on disks in memory. It has messages cross a wire.
+	internal/sim:      merkle internal/desired internal/delta internal/fleet internal/lead internal/follow internal/pace internal/wire store proto/espalier/v1 PROTOBUF
 
 	# The two ends, which know of each other only what crosses the wire.
 	server:            merkle internal/desired internal/delta internal/fleet internal/lead internal/pace internal/spool store internal/pki internal/audit internal/wire proto/espalier/v1 GRPC PROTOBUF OS

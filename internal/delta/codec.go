@@ -11,8 +11,9 @@ import (
 // concurrent use, by as many at once as there are CPUs, up to maxCodecs; others
 // wait. It is worth sharing: it holds the compressor's tables, 1.6 MiB for each.
 type Codec struct {
-	enc *zstd.Encoder
-	dec *zstd.Decoder
+	enc   *zstd.Encoder
+	dec   *zstd.Decoder
+	frame int // FrameBytes, but for WithFrames
 }
 
 // NewCodec returns a Codec.
@@ -33,7 +34,13 @@ func NewCodec() *Codec {
 	if err != nil {
 		panic(err)
 	}
-	return &Codec{enc: enc, dec: dec}
+	return &Codec{enc: enc, dec: dec, frame: FrameBytes}
+}
+
+// WithFrames returns c as one that closes frames at so many bytes: in tests,
+// small sets are to travel in many.
+func (c *Codec) WithFrames(bytes int) *Codec {
+	return &Codec{enc: c.enc, dec: c.dec, frame: min(bytes, FrameBytes)}
 }
 
 // pack returns src compressed, in the memory of scratch or of a larger one that

@@ -55,7 +55,7 @@ type FrameWriter struct {
 
 // NewFrameWriter returns an empty FrameWriter.
 func NewFrameWriter(codec *Codec) *FrameWriter {
-	return &FrameWriter{codec: codec, limit: FrameBytes}
+	return &FrameWriter{codec: codec, limit: codec.frame}
 }
 
 // Len returns the number of changes gathered.
@@ -130,7 +130,7 @@ func (w *FrameWriter) Frame() []byte {
 }
 
 func (w *FrameWriter) reset() {
-	w.n, w.whole, w.last, w.limit = 0, 0, w.last[:0], min(2*w.limit, FrameBytes)
+	w.n, w.whole, w.last, w.limit = 0, 0, w.last[:0], min(2*w.limit, w.codec.frame)
 	w.shared, w.rest, w.heads, w.sizes = w.shared[:0], w.rest[:0], w.heads[:0], w.sizes[:0]
 	w.keys, w.texts, w.values = w.keys[:0], w.texts[:0], w.values[:0]
 }

@@ -31,7 +31,7 @@ type Sender struct {
 // NewSender returns a Sender that waits for an Open.
 func NewSender(codec *Codec) *Sender {
 	s := &Sender{codec: codec, frame: NewFrameWriter(codec)}
-	s.frame.limit = firstFrameBytes
+	s.frame.limit = min(firstFrameBytes, codec.frame)
 	return s
 }
 

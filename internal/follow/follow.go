@@ -76,6 +76,10 @@ type Options struct {
 	Clock  Clock
 	Random *rand.Rand
 	Go     func(func())
+	// Codec is shared with others; nil: the Follower has its own.
+	Codec *delta.Codec
+	// Limits are those of a machine unless set.
+	Limits Limits
 	// Logger receives what an operator should know; nil: slog.Default().
 	Logger *slog.Logger
 	Hooks
@@ -128,7 +132,11 @@ func Open(o Options) (*Follower, error) {
 	if o.Go == nil {
 		o.Go = func(f func()) { go f() }
 	}
-	f := &Follower{options: o, log: cmp.Or(o.Logger, slog.Default()), codec: delta.NewCodec()}
+	if o.Codec == nil {
+		o.Codec = delta.NewCodec()
+	}
+	o.Limits = o.Limits.orDefault()
+	f := &Follower{options: o, log: cmp.Or(o.Logger, slog.Default()), codec: o.Codec}
 	return f, f.open()
 }
 

@@ -23,7 +23,8 @@ import (
 type keeper struct {
 	set     *Set
 	beside  func(func()) // runs something beside
-	staging Staging      // nil: nothing is staged
+	limits  Limits
+	staging Staging // nil: nothing is staged
 	pending []desired.Change
 	bytes   int
 	writing chan error // a Write under way sends its outcome; nil: there is none
@@ -31,9 +32,9 @@ type keeper struct {
 }
 
 // openKeeper goes on with what an earlier pull has staged.
-func openKeeper(s *Set, beside func(func())) (*keeper, error) {
+func openKeeper(s *Set, beside func(func()), limits Limits) (*keeper, error) {
 	staging, err := s.Staging()
-	return &keeper{set: s, beside: beside, staging: staging}, err
+	return &keeper{set: s, beside: beside, limits: limits, staging: staging}, err
 }
 
 // have tells a receiver what to start from.
@@ -101,8 +102,8 @@ func (k *keeper) carryOut(ctx context.Context, r *delta.Receiver, e delta.Effect
 	switch {
 	case e.Verify != nil:
 		return true, k.verify(ctx, r, *e.Verify)
-	case k.staging != nil && (len(k.pending) >= stageChanges || k.bytes >= stageBytes),
-		k.staging == nil && (len(k.pending) > adoptChanges || k.bytes > adoptBytes):
+	case k.staging != nil && (len(k.pending) >= k.limits.StageChanges || k.bytes >= k.limits.StageBytes),
+		k.staging == nil && (len(k.pending) > k.limits.AdoptChanges || k.bytes > k.limits.AdoptBytes):
 		err = k.flush(ctx, r.Mark())
 	}
 	return e.Reopen, err

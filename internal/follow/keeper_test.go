@@ -18,7 +18,7 @@ func keep(t *testing.T) *keeper {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { m.Close() })
-	k, err := openKeeper(&Set{Name: "s", Mirror: mirror{m}}, func(f func()) { go f() })
+	k, err := openKeeper(&Set{Name: "s", Mirror: mirror{m}}, func(f func()) { go f() }, Limits{}.orDefault())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,5 +1,7 @@
 package follow
 
+import "cmp"
+
 // Every bound of following, with its reason. Those of messages are in package
 // delta.
 const (
@@ -8,13 +10,22 @@ const (
 	// maxAsks is how many polls a sync begins with, each of which may bring another
 	// list of sets.
 	maxAsks = 4
-
-	// adoptChanges and adoptBytes bound what is applied to a mirror in one
-	// transaction; more is staged beside it.
-	adoptChanges = 16 << 10
-	adoptBytes   = 8 << 20
-	// stageChanges and stageBytes bound one transaction of a staging: what a
-	// cut can cost, and what is held in memory, twice.
-	stageChanges = 20_000
-	stageBytes   = 8 << 20
 )
+
+// Limits bounds what is handled at once. The zero value of a field stands for what
+// suits a machine; a simulator's are so small that small sets meet them.
+type Limits struct {
+	// AdoptChanges and AdoptBytes bound what is applied to a mirror in one
+	// transaction; more is staged beside it.
+	AdoptChanges, AdoptBytes int
+	// StageChanges and StageBytes bound one transaction of a staging: what a
+	// cut can cost, and what is held in memory, twice.
+	StageChanges, StageBytes int
+}
+
+func (l Limits) orDefault() Limits {
+	return Limits{
+		AdoptChanges: cmp.Or(l.AdoptChanges, 16<<10), AdoptBytes: cmp.Or(l.AdoptBytes, 8<<20),
+		StageChanges: cmp.Or(l.StageChanges, 20_000), StageBytes: cmp.Or(l.StageBytes, 8<<20),
+	}
+}

@@ -14,7 +14,7 @@ import (
 // pull brings a mirror up to date by a stream, and after a break by another: as
 // long as each brings something new, or PullAttempts times.
 func (f *Follower) pull(ctx context.Context, set *Set, s *SetReport) (trips int, err error) {
-	k, err := openKeeper(set, f.options.Go)
+	k, err := openKeeper(set, f.options.Go, f.options.Limits)
 	if err != nil {
 		return 0, err
 	}

@@ -5,6 +5,7 @@
 package lead
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -42,7 +43,10 @@ type Options struct {
 	Random *rand.Rand
 	// MaxHeld is how many polls are held at a time; 0: none.
 	MaxHeld int
-	Logger  *slog.Logger
+	// InlineBytes bounds the deltas that answer a poll; 0, or more than
+	// delta.InlineBytes: at that.
+	InlineBytes int
+	Logger      *slog.Logger
 }
 
 // Leader answers polls. It is safe for concurrent use.
@@ -85,7 +89,7 @@ type Asker struct {
 // hold says for how long the answer may wait for
 // something to say; 0: it may not.
 func (l *Leader) Poll(ctx context.Context, now time.Time, who Asker, p wire.Poll) (answer wire.PollAnswer, hold time.Duration) {
-	room := delta.InlineBytes
+	room := cmp.Or(l.options.InlineBytes, delta.InlineBytes)
 	for i, h := range p.Held {
 		head, err := desired.Head{}, store.ErrNotFound
 		if who.MayUse(h.Name) {
