@@ -145,6 +145,10 @@ func (a *Agent) open() (err error) {
 	return a.redial()
 }
 
+// Tell tells the server how the last Sync went. Run does so with its next poll; who
+// calls Sync just once tells when it is done.
+func (a *Agent) Tell(ctx context.Context) error { return a.follower.Tell(ctx) }
+
 // link is a connection to one of the servers.
 type link struct {
 	*grpc.ClientConn

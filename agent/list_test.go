@@ -301,3 +301,31 @@ func TestListThatNeverSettles(t *testing.T) {
 		t.Errorf("Sync = %v after %d polls", err, n)
 	}
 }
+
+// TestTell: who syncs once tells the server how it went, and a new process doesn't
+// wipe what was told before it has anything to tell.
+func TestTell(t *testing.T) {
+	o := serve(t)
+	dir := t.TempDir()
+	problems := func() int { return len(o.info(t).GetReport().GetProblems()) }
+	once := func() *agent.Agent {
+		t.Helper()
+		a := open(t, agent.Options{Host: "web-01", Dir: dir, Server: o.addr, Version: "v1"})
+		_, _ = a.Sync(t.Context()) // there is no such set yet
+		return a
+	}
+	a := once()
+	if err := a.Tell(t.Context()); err != nil || problems() != 1 {
+		t.Errorf("told of %d problems, %v, want 1", problems(), err)
+	}
+	a.Close()
+	a = once()
+	if problems() != 1 || o.info(t).GetReport().GetAgent() != "v1" {
+		t.Errorf("another process has wiped what was told: %v", o.info(t))
+	}
+	head := o.publish(t, "web-01", map[string]string{"a": "1"})
+	sync(t, a)
+	if err := a.Tell(t.Context()); err != nil || problems() != 0 || o.info(t).GetSets()[0].GetNumber() != head.Number {
+		t.Errorf("after a sync the server knows %v, %v", o.info(t), err)
+	}
+}

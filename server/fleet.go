@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"espalier/internal/audit"
 	"espalier/internal/desired"
 	"espalier/internal/fleet"
@@ -79,10 +81,16 @@ func (f fleetService) ListHosts(ctx context.Context, req *espalierv1.ListHostsRe
 		limit = int(min(req.GetLimit(), MaxListedHosts))
 	}
 	hosts, more := f.server.fleet.After(desired.Name(req.GetAfter()), limit, callerOf(ctx).mayKnow)
-	resp := &espalierv1.ListHostsResponse{More: more}
+	resp, size := &espalierv1.ListHostsResponse{}, 0
 	for _, h := range hosts {
-		resp.Hosts = append(resp.Hosts, f.info(ctx, h))
+		m := f.info(ctx, h)
+		if size += proto.Size(m); size > listedBytes && len(resp.Hosts) > 0 {
+			more = true
+			break
+		}
+		resp.Hosts = append(resp.Hosts, m)
 	}
+	resp.More = more
 	return resp, nil
 }
 
@@ -100,7 +108,9 @@ func (f fleetService) GetHost(ctx context.Context, req *espalierv1.GetHostReques
 
 // info returns what the caller may know of a host.
 func (f fleetService) info(ctx context.Context, h fleet.Host) *espalierv1.HostInfo {
-	return wire.HostToWire(h.Only(callerOf(ctx).mayUse), time.Now(), f.server.store.Head)
+	h = h.Only(callerOf(ctx).mayUse)
+	h.Revoked = f.server.guard.shutOut(pki.Identity{Role: pki.RoleHost, Name: h.Name}, h.At)
+	return wire.HostToWire(h, time.Now(), f.server.store.Head)
 }
 
 // SetList makes a host's list, if the guard allows it. One is made at a time.

@@ -3,6 +3,7 @@ package server_test
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -218,5 +219,117 @@ func TestHosts(t *testing.T) {
 	_, unknown := w.fleetOf(stranger).GetHost(t.Context(), &espalierv1.GetHostRequest{Host: "no-1"})
 	if statusOf(t, foreign, "db-1") != statusOf(t, unknown, "no-1") || !errors.Is(wire.FromStatus(unknown), wire.ErrNoHost) {
 		t.Errorf("of a foreign host: %v; of an unknown one: %v", foreign, unknown)
+	}
+}
+
+// TestPullEndsWithTheList takes a set off a host's list while the host pulls it
+// slowly: the pull ends.
+func TestPullEndsWithTheList(t *testing.T) {
+	w := secure(t)
+	w.make(t, "web-1", "base")
+	value := make([]byte, 1<<20)
+	rand.NewChaCha8([32]byte{}).Read(value)
+	admin := w.dial(w.as(root))
+	for i := range 12 {
+		if _, err := commit(t, admin, &espalierv1.CommitTerms{Set: "base"}, frame(t, put(fmt.Sprint(i), string(value)))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	list := func(sets ...string) {
+		t.Helper()
+		if _, err := w.fleetOf(root).SetList(t.Context(), &espalierv1.SetListRequest{Host: "web-1", Sets: sets}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	list("base", "web-1")
+	stream, err := espalierv1.NewSyncServiceClient(w.dial(w.as(web1))).Pull(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	open := delta.Request{Open: &delta.Open{Set: "base", Mode: delta.Full, Width: delta.ShortWidth}}
+	if err := stream.Send(wire.PullRequestToWire(open)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stream.Recv(); err != nil {
+		t.Fatal(err)
+	}
+	list("web-1")
+	for err == nil { // what was on its way comes
+		_, err = stream.Recv()
+	}
+	if !errors.Is(wire.FromStatus(err), store.ErrNotFound) {
+		t.Errorf("the pull ends with %v, want %v", err, store.ErrNotFound)
+	}
+}
+
+// TestListVersionIsNotTheHostsToSpend: a host that claims to have the last list
+// there can be doesn't keep the admin from making another.
+func TestListVersionIsNotTheHostsToSpend(t *testing.T) {
+	w := secure(t)
+	w.make(t, "web-1", "base")
+	for i := range 3 {
+		w.polls(wire.Poll{Host: "web-1", ListVersion: desired.MaxNumber, ListSum: 1})
+		sets := [][]string{{"base", "web-1"}, {"web-1"}, {"base"}}[i]
+		resp, err := w.fleetOf(root).SetList(t.Context(), &espalierv1.SetListRequest{Host: "web-1", Sets: sets})
+		if err != nil || resp.GetList().GetVersion() > 1<<24 {
+			t.Errorf("a list after such a claim: %v, %v", resp.GetList(), err)
+		}
+	}
+}
+
+// TestHostsThatClaimMuch: what hosts say they hold doesn't keep the admin from
+// seeing the fleet.
+func TestHostsThatClaimMuch(t *testing.T) {
+	w := secure(t)
+	for i := range 40 {
+		p := wire.Poll{Host: desired.Name(fmt.Sprintf("m%02d", i)), Report: &desired.Report{}}
+		for j := range wire.MaxPolledSets {
+			p.Held = append(p.Held, delta.Held{Name: desired.Name(strings.Repeat("n", 240) + fmt.Sprint(j))})
+		}
+		for range desired.MaxProblems {
+			p.Report.Problems = append(p.Report.Problems, desired.Problem{Text: strings.Repeat("x", desired.MaxProblemBytes)})
+		}
+		w.polls(p)
+	}
+	seen := 0
+	for req := (&espalierv1.ListHostsRequest{}); ; {
+		resp, err := w.fleetOf(root).ListHosts(t.Context(), req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen += len(resp.GetHosts())
+		if !resp.GetMore() {
+			break
+		}
+		req.After = resp.GetHosts()[len(resp.GetHosts())-1].GetName()
+	}
+	if seen != 40 {
+		t.Errorf("the admin sees %d hosts, want 40", seen)
+	}
+}
+
+// TestRevokedHostIsShown: a host that was shut out is shown as such, until it polls
+// again with what was issued since.
+func TestRevokedHostIsShown(t *testing.T) {
+	w := secure(t)
+	w.make(t, "web-1")
+	state := func() espalierv1.HostInfo_State {
+		t.Helper()
+		resp, err := w.fleetOf(root).GetHost(t.Context(), &espalierv1.GetHostRequest{Host: "web-1"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp.GetHost().GetState()
+	}
+	w.polls(wire.Poll{Host: "web-1"})
+	if _, err := w.admin().Revoke(t.Context(), &espalierv1.RevokeRequest{Role: "host", Name: "web-1"}); err != nil {
+		t.Fatal(err)
+	}
+	if got := state(); got != espalierv1.HostInfo_STATE_REVOKED {
+		t.Errorf("once revoked it is %v", got)
+	}
+	w.polls(wire.Poll{Host: "web-1"})
+	if got := state(); got == espalierv1.HostInfo_STATE_REVOKED {
+		t.Errorf("once it is back it is %v", got)
 	}
 }

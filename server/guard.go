@@ -112,6 +112,18 @@ func connOf(ctx context.Context) *doorConn {
 	return nil
 }
 
+// shutOut reports whether who bears the name was revoked, and has done nothing
+// since.
+func (g *guard) shutOut(id pki.Identity, seen time.Time) bool {
+	if g == nil {
+		return false
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	until, ok := g.until[id.String()]
+	return ok && !seen.After(until)
+}
+
 // revoke makes worthless what was issued to who up to now, which it returns, and
 // ends their connections, of which it returns the number: but for last, which
 // the caller ends if it is one of them.

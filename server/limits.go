@@ -55,6 +55,13 @@ const (
 	// has one, and what a broken network has left behind.
 	DefaultMaxPulls = 256
 	MaxHostPulls    = 4
+	// MaxOperatorPulls bounds those of one operator, whatever it has connected: a few
+	// backups and comparisons at a time, at some 7 MiB each.
+	MaxOperatorPulls = 16
+	// HostPollRate and HostPollBurst bound the polls of one host, over all its
+	// connections: one that is held polls five times a second at most.
+	HostPollRate  = 20
+	HostPollBurst = 400
 	// DefaultPollRate is how many polls a second are answered: half of what two
 	// cores take.
 	DefaultPollRate = 10_000
@@ -67,8 +74,9 @@ const (
 	RecallTime      = 24 * time.Hour
 	RecallRevisions = 1000
 	RecallRate      = 100
-	// MaxListedHosts is how many hosts one answer lists, each of up to some 30 KB.
+	// MaxListedHosts and listedBytes bound the hosts that one answer lists.
 	MaxListedHosts = 250
+	listedBytes    = 1 << 20
 	// SeenSync is how often it is written down how the hosts fared: what a crash
 	// forgets, they tell anew. seenBatch bounds one transaction.
 	SeenSync  = 5 * time.Minute

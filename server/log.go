@@ -50,6 +50,7 @@ func (s *Server) logChange(ctx context.Context, call string, set desired.Name, w
 func (s sets) Fork(ctx context.Context, set desired.Name, p desired.Position) error {
 	news, err := s.Store.Fork(ctx, set, p)
 	if news {
+		s.server.log.Error("a host holds another history of a set, and stops its writers", "set", set, "who", who(ctx), "held", p.Number)
 		head, _ := s.Head(set) // zero if it is gone by now
 		_ = s.server.note(ctx, audit.Record{
 			What: "fork", On: string(set), Epoch: epochOf(head), Revision: head.Number,

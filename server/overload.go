@@ -48,20 +48,22 @@ type valve struct {
 	bytes  *rate.Limiter
 
 	mu    sync.Mutex
-	pulls int
-	hosts map[desired.Name]*pipe
+	pulls int              // of hosts
+	pipes map[string]*pipe // by who pulls
+	hosts map[desired.Name]*rate.Limiter
 }
 
-// pipe is what is sent to one host.
+// pipe is what is sent to one host or operator.
 type pipe struct {
-	pulls int
-	bytes *rate.Limiter
+	pulls    int
+	operator bool
+	bytes    *rate.Limiter
 }
 
 func newValve(l Limits) *valve {
 	return &valve{
 		limits: l, polls: rate.NewLimiter(rate.Limit(l.PollRate), int(l.PollRate)+1),
-		bytes: bytesLimiter(l.Bytes), hosts: map[desired.Name]*pipe{},
+		bytes: bytesLimiter(l.Bytes), pipes: map[string]*pipe{}, hosts: map[desired.Name]*rate.Limiter{},
 	}
 }
 
@@ -73,40 +75,63 @@ func bytesLimiter(perSecond int) *rate.Limiter {
 	return rate.NewLimiter(rate.Limit(perSecond), max(perSecond, bytesBurst))
 }
 
-// poll returns nil if there is room for a poll.
-func (v *valve) poll() error {
+// poll returns nil if there is room for a poll of a host; empty: it is not known
+// which.
+func (v *valve) poll(host desired.Name) error {
+	if host != "" && !v.limiterOf(host).Allow() {
+		return &wire.OverloadedError{Reason: "this host polls too often"}
+	}
 	if !v.polls.Allow() {
 		return &wire.OverloadedError{Reason: "too many polls"}
 	}
 	return nil
 }
 
-// pull returns the pipe of a host that may pull; the caller calls done with it.
-func (v *valve) pull(host desired.Name) (*pipe, error) {
+// limiterOf returns the limiter of a host's polls, on whichever connections.
+func (v *valve) limiterOf(host desired.Name) *rate.Limiter {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	p := v.hosts[host]
+	l := v.hosts[host]
+	if l == nil {
+		l = rate.NewLimiter(HostPollRate, HostPollBurst)
+		v.hosts[host] = l
+	}
+	return l
+}
+
+// pull returns the pipe of who may pull, a host or an operator; the caller calls
+// done with it.
+func (v *valve) pull(who string, operator bool) (*pipe, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	p, most := v.pipes[who], MaxHostPulls
+	if operator {
+		most = MaxOperatorPulls
+	}
 	switch {
-	case p != nil && p.pulls >= MaxHostPulls:
-		return nil, &wire.OverloadedError{Reason: "this host pulls already"}
-	case v.pulls >= v.limits.MaxPulls:
+	case p != nil && p.pulls >= most:
+		return nil, &wire.OverloadedError{Reason: "too many pulls of the same caller"}
+	case v.pulls >= v.limits.MaxPulls && !operator:
 		return nil, &wire.OverloadedError{Reason: "too many pulls are under way"}
 	}
-	v.pulls++
 	if p == nil {
-		p = &pipe{bytes: bytesLimiter(v.limits.HostBytes)}
-		v.hosts[host] = p
+		p = &pipe{operator: operator, bytes: bytesLimiter(v.limits.HostBytes)}
+		v.pipes[who] = p
 	}
-	p.pulls++
+	if p.pulls++; !operator {
+		v.pulls++
+	}
 	return p, nil
 }
 
-func (v *valve) done(host desired.Name, p *pipe) {
+func (v *valve) done(who string, p *pipe) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.pulls--
+	if !p.operator {
+		v.pulls--
+	}
 	if p.pulls--; p.pulls == 0 {
-		delete(v.hosts, host)
+		delete(v.pipes, who)
 	}
 }
 

@@ -58,7 +58,7 @@ func (s syncService) Poll(ctx context.Context, req *espalierv1.PollRequest) (*es
 		return nil, wire.ToStatus(err)
 	}
 	if who.Host = who.Host && poll.Host != ""; who.Host {
-		if err := s.server.valve.poll(); err != nil {
+		if err := s.server.valve.poll(host); err != nil {
 			return nil, wire.ToStatus(s.server.overloaded(err))
 		}
 	}
@@ -117,7 +117,7 @@ func (s *Server) poll(ctx context.Context, who lead.Asker, p wire.Poll) (answer 
 // transaction of its own, which is over before the response is sent: a slow
 // reader holds nothing open.
 func (s syncService) Pull(stream espalierv1.SyncService_PullServer) error {
-	sender := delta.NewSender(s.server.codec)
+	sender, caller := delta.NewSender(s.server.codec), callerOf(stream.Context())
 	var set desired.Name
 	send := stream.Send
 	for !sender.Ended() {
@@ -145,6 +145,9 @@ func (s syncService) Pull(stream espalierv1.SyncService_PullServer) error {
 			send = through
 		}
 		for sender.Pending() {
+			if !caller.mayUse(set) { // any more: it has left the host's list
+				return wire.ToStatus(errForeign(string(set)))
+			}
 			resp, err := s.server.lead.Respond(sender, set)
 			if err == nil {
 				err = send(wire.PullResponseToWire(resp))
@@ -162,16 +165,17 @@ func (s syncService) Pull(stream espalierv1.SyncService_PullServer) error {
 func (s *Server) through(stream espalierv1.SyncService_PullServer, set desired.Name) (send func(*espalierv1.PullResponse) error, done func(), err error) {
 	ctx := stream.Context()
 	c := callerOf(ctx)
-	host := c.Name
-	switch {
-	case c.trusted: // it may be a host, and would be of the set's name
-		host = set
-	case c.Role != pki.RoleHost:
-		return stream.Send, func() {}, nil
+	who := c.String()
+	if c.trusted { // it may be a host, and would be of the set's name
+		who = string(set)
 	}
-	p, err := s.valve.pull(host)
+	operator := !c.trusted && c.Role != pki.RoleHost
+	p, err := s.valve.pull(who, operator)
 	if err != nil {
 		return nil, nil, s.overloaded(err)
+	}
+	if operator {
+		return stream.Send, func() { s.valve.done(who, p) }, nil
 	}
 	send = func(m *espalierv1.PullResponse) error {
 		size := proto.Size(m)
@@ -181,5 +185,5 @@ func (s *Server) through(stream espalierv1.SyncService_PullServer, set desired.N
 		s.metrics.sent.Add(float64(size))
 		return stream.Send(m)
 	}
-	return send, func() { s.valve.done(host, p) }, nil
+	return send, func() { s.valve.done(who, p) }, nil
 }

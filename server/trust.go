@@ -76,7 +76,7 @@ type grant struct {
 func (g grant) scope() string {
 	switch {
 	case g.Role == pki.RoleHost:
-		return "for its own set"
+		return "for the sets on its list"
 	case len(g.Sets) == 0:
 		return "for all sets"
 	}
@@ -234,6 +234,7 @@ func (t trustService) Revoke(ctx context.Context, req *espalierv1.RevokeRequest)
 	if err := t.server.record(ctx, audit.Record{What: "revoke", On: id.String(), Why: req.GetWhy()}, err); err != nil {
 		return nil, wire.ToStatus(err)
 	}
+	t.server.log.Info("revoke", "who", who(ctx), "whom", id.String(), "connections", ended, "why", req.GetWhy())
 	never := t.server.options.Trust.Authority != nil && id.String() != MachineAdmin.String() && t.server.issued.never(id.String())
 	return &espalierv1.RevokeResponse{Connections: uint32(ended), NeverIssued: never}, nil
 }

@@ -235,6 +235,11 @@ func (r *agentRun) once(ctx context.Context) error {
 	}
 	report, err := g.Sync(ctx)
 	bar.Finish()
+	if report.BytesReceived > 0 && ctx.Err() == nil {
+		if err := g.Tell(ctx); err != nil {
+			r.options.Logger.Warn("the server was not told how this went", "error", err)
+		}
+	}
 	if errors.Is(context.Cause(ctx), errLate) && err != nil {
 		err = fmt.Errorf("%w: it took longer than the %v of --timeout", lateness(report), r.timeout)
 	}

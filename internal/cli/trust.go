@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -295,6 +296,27 @@ type loginDocument struct {
 	Identity string       `json:"identity"` // the file
 }
 
+// checkReplaced returns nil if credentials can be written to path, and don't
+// replace what is something else.
+func checkReplaced(path string) error {
+	if err := durable.MakeFolder(filepath.Dir(path)); err != nil {
+		return err
+	}
+	old, err := os.ReadFile(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return misusef("--identity %s: %w", path, err)
+	case len(old) > 0 && !bytes.Contains(old, []byte("-----BEGIN ")):
+		return misusef("--identity %s: there is a file that holds no credentials; name another, or remove it", path)
+	}
+	f, err := os.OpenFile(path+durable.Suffix, os.O_WRONLY|os.O_CREATE, 0o600)
+	if err != nil {
+		return fmt.Errorf("credentials can't be written: %w", err)
+	}
+	return errors.Join(f.Close(), os.Remove(path+durable.Suffix))
+}
+
 func (a *app) login(ctx context.Context, token pki.Token) error {
 	path, err := a.remote.identityPath()
 	if err != nil {
@@ -306,7 +328,7 @@ func (a *app) login(ctx context.Context, token pki.Token) error {
 	if err := a.remote.checkAddress(); err != nil {
 		return err
 	}
-	if err := durable.MakeFolder(filepath.Dir(path)); err != nil { // before the token is used up
+	if err := checkReplaced(path); err != nil { // before the token is used up
 		return err
 	}
 	conn, err := a.remote.dialWith(a.remote.address, credentials.NewTLS(pki.JoinConfig(token.Authority)))

@@ -39,9 +39,10 @@ const (
 	Troubled  State = 3 // it reports problems
 	Refusing  State = 4 // it keeps what it has until an operator steps in
 	Silent    State = 5 // it has not polled when it should have
+	Revoked   State = 6 // it was shut out
 )
 
-var stateNames = [...]string{"never seen", "in step", "behind", "troubled", "refusing", "silent"}
+var stateNames = [...]string{"never seen", "in step", "behind", "troubled", "refusing", "silent", "revoked"}
 
 // States returns all states, in order.
 func States() iter.Seq[State] {
@@ -65,6 +66,8 @@ func (s State) String() string {
 // has.
 func (h Host) State(now time.Time, behind bool) State {
 	switch {
+	case h.Revoked:
+		return Revoked
 	case h.At.IsZero():
 		return NeverSeen
 	case now.Sub(h.At) > silentAfter*h.Next+silentMargin:
@@ -96,6 +99,8 @@ type Host struct {
 	// Next is when it was told to poll next, from At on, and Pace why then.
 	Next time.Duration `json:"next,omitempty"`
 	Pace string        `json:"pace,omitempty"`
+	// Revoked says that it was shut out, and has not been let in again.
+	Revoked bool `json:"-"`
 	// ListState follows from the lists.
 	ListState ListState `json:"-"`
 }
@@ -103,10 +108,16 @@ type Host struct {
 // Only returns h with what concerns those sets alone that are visible.
 func (h Host) Only(visible func(desired.Name) bool) Host {
 	hidden := func(name desired.Name) bool { return name != "" && !visible(name) }
+	whole := !slices.ContainsFunc(slices.Concat(h.List.Sets, h.List.Left), hidden)
 	h.List.Sets = slices.DeleteFunc(slices.Clone(h.List.Sets), hidden)
 	h.List.Left = slices.DeleteFunc(slices.Clone(h.List.Left), hidden)
 	h.Held = slices.DeleteFunc(slices.Clone(h.Held), func(s delta.Held) bool { return hidden(s.Name) })
 	h.Report.Problems = slices.DeleteFunc(slices.Clone(h.Report.Problems), func(p desired.Problem) bool { return hidden(p.Set) })
+	for i, p := range h.Report.Problems {
+		if p.Set == "" && !whole { // it may name any of them
+			h.Report.Problems[i].Text = "it does not follow its list of sets"
+		}
+	}
 	return h
 }
 
@@ -215,7 +226,7 @@ func (f *Fleet) Poll(now time.Time, p Poll) Advice {
 	}
 	e := f.host(p.Host)
 	e.At, e.Address, e.changed = now, p.Address, true
-	e.Held, e.ListVersion, e.ListSum = p.Held, p.ListVersion, p.ListSum
+	e.Held, e.ListVersion, e.ListSum = p.Held[:min(len(p.Held), desired.MaxListSets)], p.ListVersion, p.ListSum
 	if p.Report != nil {
 		e.Report, e.reported = *p.Report, true
 	}
@@ -278,7 +289,7 @@ func (f *Fleet) Next(host desired.Name, sets []desired.Name) (old, next desired.
 	if slices.Equal(old.Sets, sets) && seen <= old.Version && !forked {
 		return old, old, nil
 	}
-	next = old.Next(seen, sets)
+	next = old.Next(min(seen, old.Version+maxLead), sets)
 	return old, next, next.Check()
 }
 

@@ -160,7 +160,7 @@ func (f *Follower) Run(ctx context.Context) {
 	schedule.Now(clock.Now())
 	if f.holds() { // or it would have nothing to keep up meanwhile
 		schedule.First(string(f.options.Host), clock.Now())
-		f.log.Info("polling begins at this host's time, so that a fleet doesn't come all at once", "in", schedule.Wait(clock.Now()).Round(time.Millisecond))
+		f.log.Info("polling begins at this host's time, so that a fleet doesn't come all at once", "in", schedule.Due().Sub(clock.Now()).Round(time.Millisecond))
 	}
 	for inStep := false; ; {
 		for wait := schedule.Wait(clock.Now()); wait > 0; wait = schedule.Wait(clock.Now()) {

@@ -10,12 +10,13 @@ import (
 // reporter knows what the server was told of this host.
 type reporter struct {
 	now  desired.Report
+	seen bool            // there was a sync to tell of
 	told *desired.Report // nil: the server wants to be told
 }
 
 // due returns what to tell with the next poll; nil: nothing new.
 func (r *reporter) due() *desired.Report {
-	if r.told != nil && r.told.Equal(r.now) {
+	if !r.seen || r.told != nil && r.told.Equal(r.now) {
 		return nil
 	}
 	now := r.now
@@ -35,5 +36,5 @@ func (r *reporter) observe(version string, list error, sets []SetReport) {
 	for _, s := range sets {
 		note(s.Set, s.Err)
 	}
-	r.now = now.Bounded()
+	r.now, r.seen = now.Bounded(), true
 }

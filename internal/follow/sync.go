@@ -80,6 +80,13 @@ func (f *Follower) sync(ctx context.Context, hold time.Duration) (Report, error)
 	return report, errors.Join(failures...)
 }
 
+// Tell tells the server how this host fares after a Sync, if that is news to it. It
+// changes nothing here.
+func (f *Follower) Tell(ctx context.Context) error {
+	_, _, err := f.poll(ctx, 0)
+	return err
+}
+
 // ask polls, and again if there are sets then that were not asked about. It
 // returns an answer for each set that is not current, and apart from other errors
 // why this host's list of sets is not the server's.

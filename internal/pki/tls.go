@@ -55,7 +55,7 @@ func checkUsage(cert *x509.Certificate, role Role) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("the certificate is that of a %s, and lacks the extended key usage %s", role, name)
+	return fmt.Errorf("the certificate is one of role %s, and lacks the extended key usage %s", role, name)
 }
 
 // belong reports whether the certificate is for the key.

@@ -146,6 +146,7 @@ const (
 	HostInfo_STATE_TROUBLED    HostInfo_State = 3 // it reports problems
 	HostInfo_STATE_REFUSING    HostInfo_State = 4 // it refuses to follow, or to be told of an older list: an operator has to step in
 	HostInfo_STATE_SILENT      HostInfo_State = 5 // it has not polled when it should have
+	HostInfo_STATE_REVOKED     HostInfo_State = 6 // it was shut out
 )
 
 // Enum value maps for HostInfo_State.
@@ -157,6 +158,7 @@ var (
 		3: "STATE_TROUBLED",
 		4: "STATE_REFUSING",
 		5: "STATE_SILENT",
+		6: "STATE_REVOKED",
 	}
 	HostInfo_State_value = map[string]int32{
 		"STATE_UNSPECIFIED": 0,
@@ -165,6 +167,7 @@ var (
 		"STATE_TROUBLED":    3,
 		"STATE_REFUSING":    4,
 		"STATE_SILENT":      5,
+		"STATE_REVOKED":     6,
 	}
 )
 
@@ -4342,7 +4345,7 @@ const file_espalier_v1_espalier_proto_rawDesc = "" +
 	"\x0eGetHostRequest\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\"<\n" +
 	"\x0fGetHostResponse\x12)\n" +
-	"\x04host\x18\x01 \x01(\v2\x15.espalier.v1.HostInfoR\x04host\"\xa6\x05\n" +
+	"\x04host\x18\x01 \x01(\v2\x15.espalier.v1.HostInfoR\x04host\"\xba\x05\n" +
 	"\bHostInfo\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12)\n" +
 	"\x04list\x18\x02 \x01(\v2\x15.espalier.v1.HostListR\x04list\x12\x17\n" +
@@ -4358,14 +4361,15 @@ const file_espalier_v1_espalier_proto_rawDesc = "" +
 	"\x04pace\x18\n" +
 	" \x01(\tR\x04pace\x121\n" +
 	"\x05state\x18\v \x01(\x0e2\x1b.espalier.v1.HostInfo.StateR\x05state\x12\x15\n" +
-	"\x06age_ms\x18\f \x01(\x04R\x05ageMs\"}\n" +
+	"\x06age_ms\x18\f \x01(\x04R\x05ageMs\"\x90\x01\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rSTATE_IN_STEP\x10\x01\x12\x10\n" +
 	"\fSTATE_BEHIND\x10\x02\x12\x12\n" +
 	"\x0eSTATE_TROUBLED\x10\x03\x12\x12\n" +
 	"\x0eSTATE_REFUSING\x10\x04\x12\x10\n" +
-	"\fSTATE_SILENT\x10\x05\"k\n" +
+	"\fSTATE_SILENT\x10\x05\x12\x11\n" +
+	"\rSTATE_REVOKED\x10\x06\"k\n" +
 	"\tListState\x12\x1a\n" +
 	"\x16LIST_STATE_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11LIST_STATE_BEHIND\x10\x01\x12\x14\n" +
