@@ -22,7 +22,6 @@ type oracle struct {
 	maybe  map[desired.Name]desired.List // that were being made when the server crashed
 	agents map[*agent]*witness
 	roots  map[desired.Digest]objects
-	chance bool // a descent went wrong
 }
 
 // witness is what the oracle has seen of an agent.
@@ -31,8 +30,7 @@ type witness struct {
 	last    map[desired.Name]desired.Revision // the latest that each mirror was at
 	list    desired.List
 	again   map[desired.Name]*again
-	pulled  map[desired.Name]delta.Mode // how, the last time
-	image   map[string]any              // a copy of its disk
+	image   map[string]any // a copy of its disk
 }
 
 // again counts what an agent was sent twice of a set that it had nothing of.
@@ -65,7 +63,6 @@ func newOracle(w *World) *oracle {
 	for _, a := range w.agents {
 		o.agents[a] = &witness{
 			checked: map[desired.Name]memory.Copy{}, last: map[desired.Name]desired.Revision{}, again: map[desired.Name]*again{},
-			pulled: map[desired.Name]delta.Mode{},
 		}
 	}
 	return o
@@ -266,14 +263,10 @@ func (seen *witness) watchStaging(a *agent, set desired.Name, mirrored bool) {
 }
 
 // mismatched notes that what was received doesn't have its root. It never happens
-// but to what was tampered with: everything that is sent is right. Only a descent
-// can go wrong by chance, since two of its short digests can be equal: once in
-// some thousand where most has changed, and so not twice in a world.
+// but to what was tampered with: everything that is sent is right.
 func (o *oracle) mismatched(a *agent, set desired.Name) {
-	chance := o.agents[a].pulled[set] == delta.Descent && !o.chance
-	o.chance = o.chance || chance
-	if !a.damaged && !chance {
-		o.world.fail("%s was sent changes of %s that don't give its root, though nothing was tampered with", a.name, set)
+	if !a.damaged {
+		o.world.fail("%s was sent changes of %s %w, though nothing was tampered with", a.name, set, errAstray)
 	}
 }
 
@@ -353,9 +346,6 @@ func (o *oracle) mayHave(a *agent, set desired.Name) {
 // received looks at what arrives of a pull: what was durably staged of a full one
 // isn't sent again, as long as nothing was tampered with.
 func (o *oracle) received(a *agent, set desired.Name, resp delta.Response) {
-	if resp.Begin != nil {
-		o.agents[a].pulled[set] = resp.Begin.Mode
-	}
 	g := o.agents[a].again[set]
 	if g == nil || a.damaged {
 		return
