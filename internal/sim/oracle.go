@@ -266,7 +266,7 @@ func (seen *witness) watchStaging(a *agent, set desired.Name, mirrored bool) {
 // but to what was tampered with: everything that is sent is right.
 func (o *oracle) mismatched(a *agent, set desired.Name) {
 	if !a.damaged {
-		o.world.fail("%s was sent changes of %s that don't give its root, though nothing was tampered with", a.name, set)
+		o.world.fail("%s was sent changes of %s %w, though nothing was tampered with", a.name, set, errAstray)
 	}
 }
 

@@ -22,6 +22,7 @@ type Plan struct {
 	loss     float64
 	twice    float64
 	events   []event
+	rekeyed  bool // descents have other keys than the seed's
 }
 
 // sizes are the bounds of a world.
