@@ -43,8 +43,8 @@ const (
 	// MaxLoggedRevisions is how many revisions one message of a log has, each
 	// with what was said of it.
 	MaxLoggedRevisions = 256
-	// DefaultMaxHeld is how many polls wait at a time, each of which takes some
-	// 20 KiB: a fleet of 10,000.
+	// DefaultMaxHeld is how many polls wait at a time, each of which holds a stream
+	// and the goroutine that waits: a fleet of 10,000.
 	DefaultMaxHeld = 10_000
 	// WakeRate and WakeBurst bound how many of them a second one change wakes: all
 	// of a fleet, that mirrors one set, would pull at once.
