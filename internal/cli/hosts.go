@@ -90,10 +90,18 @@ func (a *app) hosts(ctx context.Context) error {
 		appendHost(t, h)
 		return nil
 	})
-	if err != nil {
+	switch {
+	case err != nil:
 		return err
+	case t.Length() == 0:
+		return a.printNoHosts()
 	}
 	return a.printTable(t)
+}
+
+func (a *app) printNoHosts() error {
+	_, err := fmt.Fprintln(a.Out, "no host has joined yet: 'espalier token create --host NAME' lets one in")
+	return err
 }
 
 func (a *app) hostTable() table.Writer {

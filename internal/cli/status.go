@@ -102,8 +102,7 @@ func (a *app) fleetStatus(ctx context.Context) error {
 		}
 	}
 	if d.Hosts == 0 {
-		_, err := fmt.Fprintln(a.Out, "no host has joined yet: 'espalier token create --host NAME' lets one in")
-		return err
+		return a.printNoHosts()
 	}
 	fmt.Fprintf(a.Out, "%s: %s\n", counted(uint64(d.Hosts), "host"), strings.Join(states, ", "))
 	if len(d.Stragglers) == 0 {
