@@ -71,7 +71,8 @@ func (m *Mirror) readFloor() (all floorCopies) {
 
 // latest returns the later of the copies, zero if none can be read. Of two in
 // different epochs it is the first: a crash came before the second was written,
-// and an epoch may begin with a lower number than its forerunner had reached.
+// and an epoch may begin with a lower number than its forerunner had reached. The
+// mirror says whether that is so; see settle.
 func (all *floorCopies) latest() (floor desired.Revision) {
 	for _, c := range all {
 		if c.err == nil && (floor.Epoch.IsZero() || c.held.Epoch == floor.Epoch && c.held.Number > floor.Number) {
@@ -105,6 +106,10 @@ func (m *Mirror) settle(all floorCopies) error {
 				"Remove what can't be read to accept whatever the server has", err)
 		}
 		return nil // nothing was ever held
+	}
+	if a, b := all[0], all[1]; st.head.Epoch.IsZero() && a.err == nil && b.err == nil && a.held.Epoch != b.held.Epoch {
+		return fmt.Errorf("%w: the copies of the floor, %s at %s and %s at %s, are of different epochs, and there is no mirror to say which is the later. "+
+			"Remove the older", ErrCorrupt, m.path(floorSuffixes[0]), a.held.Position, m.path(floorSuffixes[1]), b.held.Position)
 	}
 	for i, c := range all {
 		switch {

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"testing"
 
-	"espalier/internal/desired"
 	"espalier/store"
 )
 
@@ -213,21 +212,6 @@ func TestFloorCopies(t *testing.T) {
 	}
 }
 
-// TestFloorAcrossEpochs lets a crash come between the two writes of a floor that
-// enters an epoch at a lower number, and loses the mirror as well.
-func TestFloorAcrossEpochs(t *testing.T) {
-	k := newFloorKit(t)
-	k.spoil(k.mirrorFile, nil)
-	entered := desired.Revision{Position: desired.Position{Epoch: desired.NewEpoch(), Number: 1}, Root: desired.Digest{1}}
-	store.WriteFloor(t, k.copy(0), entered)
-	if m := k.open(); m.Floor() != entered {
-		t.Errorf("floor = %v, want %v", m.Floor().Position, entered.Position)
-	}
-	if !bytes.Equal(k.read(k.copy(0)), k.read(k.copy(1))) {
-		t.Error("the copies differ")
-	}
-}
-
 type fate = func(before, now []byte) []byte
 
 // logged reports whether the log tells of a copy.
@@ -318,5 +302,38 @@ func TestFloorNeverGoesBack(t *testing.T) {
 	}
 	if m.Floor() != src.head().Revision {
 		t.Errorf("floor = %v, want %v", m.Floor(), src.head().Position)
+	}
+}
+
+// TestFloorsOfDifferentEpochs puts an old copy of the floor back, of an epoch that
+// was left: the mirror says which is the later, and without it nobody does.
+func TestFloorsOfDifferentEpochs(t *testing.T) {
+	for i := range 2 {
+		k := newFloorKit(t)
+		if _, err := k.src.s.Renew(t.Context(), "set", "", ""); err != nil {
+			t.Fatal(err)
+		}
+		m := k.open()
+		k.src.sync(m)
+		m.Close()
+		latest := k.read(k.copy(1 - i))
+		k.spoil(k.copy(i), k.first[i])
+		m = k.open()
+		if m.Floor() != k.src.head().Revision {
+			t.Errorf("copy %d is old, and the floor is %v, want %v", i, m.Floor(), k.src.head().Revision)
+		}
+		m.Close()
+		if !bytes.Equal(k.read(k.copy(i)), latest) {
+			t.Errorf("copy %d was not written anew", i)
+		}
+		k.spoil(k.copy(i), k.first[i])
+		k.spoil(k.mirrorFile, nil)
+		if _, err := store.OpenMirror(k.dir, "set", quiet); !errors.Is(err, store.ErrCorrupt) {
+			t.Errorf("copy %d is old, and there is no mirror: OpenMirror = %v, want %v", i, err, store.ErrCorrupt)
+		}
+		k.spoil(k.copy(i), nil)
+		if m = k.open(); m.Floor() != k.src.head().Revision {
+			t.Errorf("once copy %d is removed the floor is %v, want %v", i, m.Floor(), k.src.head().Revision)
+		}
 	}
 }
