@@ -158,7 +158,7 @@ func TestOwnCertificates(t *testing.T) {
 	identity("late/identity.pem", "espalier://host/web-01", -time.Hour)
 	refused(t, 3, "have your authority sign a new one", server.host("agent", "--once", "--data", filepath.Join(dir, "late"))...)
 	key, cert = a.leaf("espalier://reader/al", time.Hour, x509.ExtKeyUsageServerAuth)
-	refused(t, 2, "that of a reader, and lacks the extended key usage clientAuth", server.as(put(t, filepath.Join(dir, "side.pem"), key, cert, ca), "sets")...)
+	refused(t, 2, "one of role reader, and lacks the extended key usage clientAuth", server.as(put(t, filepath.Join(dir, "side.pem"), key, cert, ca), "sets")...)
 	whole := read(t, admin)
 	for name, text := range map[string]string{
 		"empty": "", "half a key": whole[:100], "only a key": key, "half": whole[:len(whole)/2], "no authority": key + cert, "garbage": "garbage",
@@ -197,7 +197,7 @@ func TestPlainAndTLS(t *testing.T) {
 	refused(t, 4, "--insecure", plain.as(admin, "sets")...)
 	refused(t, 4, "does not speak TLS", plain.as(admin, "sets")...)
 	refused(t, 4, "does not speak TLS", plain.host("agent", "--once", "--data", data)...)
-	refused(t, 4, "does not speak TLS", plain.as(filepath.Join(dir, "x"), "login", token(t, server, admin, "--host", "h"))...)
+	refused(t, 4, "does not speak TLS", plain.as(filepath.Join(dir, "login.pem"), "login", token(t, server, admin, "--host", "h"))...)
 	for command, says := range map[string]string{
 		"token create --host h": "it runs with --insecure, has no tokens, and signs no certificates\n", "host revoke h": "it runs with --insecure, and knows nobody to revoke\n",
 	} {
