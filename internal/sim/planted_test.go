@@ -82,7 +82,7 @@ var planted = []struct{ what, file, text, instead string }{
 	},
 	{
 		"a list's version is given twice", "internal/fleet/fleet.go",
-		"next = old.Next(seen, sets)", "next = old.Next(0, sets)",
+		"next = old.Next(min(seen, old.Version+maxLead), sets)", "next = old.Next(0, sets)",
 	},
 
 	// What they say to each other.
