@@ -16,9 +16,14 @@ const (
 	// DefaultHold is for how long a server may hold a poll: few polls, and still
 	// one that is lost is noticed soon.
 	DefaultHold = 5 * time.Minute
-	// scrubBytes is what is read of the mirrors after each poll: a set of a
-	// million objects in an hour, at the default interval.
+	// scrubBytes is what is read of the mirrors in scrubEvery: a set of a million
+	// objects in an hour.
 	scrubBytes = 2 << 20
+	// scrubEvery is what polls have to be apart for that: those that follow a burst
+	// of changes don't scrub each time. One that was held for long makes up for it,
+	// within scrubMost.
+	scrubEvery = 30 * time.Second
+	scrubMost  = 32 << 20
 	// renewRetry is how long after a failure a certificate is renewed.
 	renewRetry = time.Minute
 	// deliverBytes bounds what is read at once for a Handler.

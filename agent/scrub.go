@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"time"
 
 	"espalier/store"
 )
@@ -12,6 +13,7 @@ import (
 // time: a flipped bit leaves all digests, and so every root, as they were.
 type scrubber struct {
 	begun  bool
+	last   time.Time // when Run scrubbed last
 	mirror int
 	from   []byte // where in the mirror to go on
 }
@@ -22,9 +24,18 @@ type scrubber struct {
 // fetches what is wrong.
 func (a *Agent) Scrub(ctx context.Context) error { return a.scrub(ctx, scrubBytes) }
 
-// scrubOn is Scrub, whose error goes to the log.
+// scrubOn is Scrub at the pace of time, not of polls. Its error goes to the log.
 func (a *Agent) scrubOn(ctx context.Context) {
-	if err := a.Scrub(ctx); err != nil {
+	bytes, now := scrubBytes, time.Now()
+	if last := a.scrubber.last; !last.IsZero() {
+		since := now.Sub(last)
+		if since < scrubEvery {
+			return
+		}
+		bytes = int(min(float64(scrubBytes)*since.Seconds()/scrubEvery.Seconds(), scrubMost))
+	}
+	a.scrubber.last = now
+	if err := a.scrub(ctx, bytes); err != nil {
 		a.log.Error("scrub", "error", err)
 	}
 }

@@ -18,7 +18,6 @@ import (
 	"espalier/internal/desired"
 	"espalier/internal/pace"
 	"espalier/internal/wire"
-	"espalier/store"
 )
 
 // ErrUnsafe is what errors match that say that the server's history is not one
@@ -253,6 +252,3 @@ func (machine) Sleep(ctx context.Context, d time.Duration) {
 	case <-t.C:
 	}
 }
-
-// isCorrupt reports whether err says that something here is damaged.
-func isCorrupt(err error) bool { return errors.Is(err, store.ErrCorrupt) }

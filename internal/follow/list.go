@@ -97,7 +97,7 @@ func (f *Follower) relist(next desired.List) (more bool, err error) {
 	return len(opened) > 0, nil
 }
 
-// held returns the sets that this host mirrors.
+// names returns the sets that this host mirrors.
 func (f *Follower) names() (names []desired.Name) {
 	for _, s := range f.sets {
 		names = append(names, s.Name)

@@ -157,7 +157,7 @@ func (f *Follower) follow(ctx context.Context, set *Set, answer *wire.Answer, s 
 	if answer != nil {
 		trips, err = f.act(ctx, set, answer, s)
 	}
-	if isCorrupt(err) {
+	if errors.Is(err, store.ErrCorrupt) {
 		f.log.Warn("what is mirrored is damaged; comparing it anew", "set", set.Name, "error", err)
 		if err = set.mend(ctx); err == nil {
 			var more int

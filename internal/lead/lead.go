@@ -86,8 +86,7 @@ type Asker struct {
 }
 
 // Poll answers a poll at now, which has a place to wait if it wants to: see Hold.
-// hold says for how long the answer may wait for
-// something to say; 0: it may not.
+// hold says for how long the answer may wait for something to say; 0: it may not.
 func (l *Leader) Poll(ctx context.Context, now time.Time, who Asker, p wire.Poll) (answer wire.PollAnswer, hold time.Duration) {
 	room := cmp.Or(l.options.InlineBytes, delta.InlineBytes)
 	for i, h := range p.Held {
