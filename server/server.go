@@ -53,6 +53,9 @@ type Options struct {
 	ScratchDir string
 	// Metrics is where the server's are registered; nil: nowhere.
 	Metrics prometheus.Registerer
+	// Ready is called once calls are answered and metrics can be gathered; nil:
+	// nobody waits for it.
+	Ready func()
 	// Limits bound what hosts may take.
 	Limits Limits
 }
@@ -122,13 +125,16 @@ func (s *Server) Run(ctx context.Context, l net.Listener) error {
 	group.Go(func() error { return s.recall(ctx) })
 	group.Go(func() error { return s.readAudit(ctx) })
 	group.Go(func() error { return s.options.Trust.renewOwn(ctx, s.log) })
+	if s.options.Ready != nil {
+		s.options.Ready()
+	}
 	return group.Wait()
 }
 
 // prepare returns what serves on l, but for the health service, and what it
 // serves on in place of l. If there is an error, l is closed.
 func (s *Server) prepare(l net.Listener) (*grpc.Server, net.Listener, error) {
-	if err := errors.Join(s.openFleet(), s.register()); err != nil {
+	if err := s.openFleet(); err != nil {
 		return nil, nil, errors.Join(err, l.Close())
 	}
 	if trust := s.options.Trust; trust != nil { // else it listens on loopback
@@ -145,6 +151,9 @@ func (s *Server) prepare(l net.Listener) (*grpc.Server, net.Listener, error) {
 			s.guard.calls = rate.Inf
 		}
 		l = d
+	}
+	if err := s.register(); err != nil { // the last: from now on anybody may gather
+		return nil, nil, errors.Join(err, l.Close())
 	}
 	g := grpc.NewServer(s.serverOptions()...)
 	espalierv1.RegisterSyncServiceServer(g, syncService{server: s})

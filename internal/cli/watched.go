@@ -16,7 +16,8 @@ import (
 )
 
 // watched listens on an address for those who watch a server, and returns what
-// serves them until its context is done. Without an address there is nobody.
+// serves them, once the server is ready, until its context is done: who asks
+// earlier waits. Without an address there is nobody.
 func (a *app) watched(address string, o *server.Options) (func(context.Context) error, error) {
 	if address == "" {
 		return func(context.Context) error { return nil }, nil
@@ -27,7 +28,8 @@ func (a *app) watched(address string, o *server.Options) (func(context.Context) 
 	}
 	r := prometheus.NewRegistry()
 	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	o.Metrics = r
+	ready := make(chan struct{})
+	o.Metrics, o.Ready = r, func() { close(ready) }
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(r, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: 10 * time.Second}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
@@ -37,6 +39,11 @@ func (a *app) watched(address string, o *server.Options) (func(context.Context) 
 	}
 	o.Logger.Info("metrics", "address", l.Addr())
 	return func(ctx context.Context) error {
+		select {
+		case <-ready:
+		case <-ctx.Done():
+			return l.Close()
+		}
 		stop := context.AfterFunc(ctx, func() { _ = s.Close() })
 		defer stop()
 		if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
