@@ -38,6 +38,11 @@ const (
 	// maxLead bounds by how much a host's number can raise that of an epoch which
 	// is begun after a fork: the word of one host must not use numbers up.
 	maxLead = 1 << 32
+	// MaxRouteBytes, MaxReasonBytes and MaxStateBytes bound what a host's record
+	// keeps: the name of a route, why an object drifted, a value of its state.
+	MaxRouteBytes  = 256
+	MaxReasonBytes = 512
+	MaxStateBytes  = 4 << 10
 	// MaxMarkBytes bounds the mark of a staging.
 	MaxMarkBytes = 64 << 10
 
