@@ -16,6 +16,8 @@ const (
 	AppliedShadowed
 	// AppliedUnmanaged: it is no driver's, or none of its driver's business.
 	AppliedUnmanaged
+
+	appliedStates = 3
 )
 
 // AppliedRow is an object of a set that was taken account of.
@@ -26,7 +28,7 @@ type AppliedRow struct {
 	State  AppliedState
 	// Driver names the route by which it was made true; at most MaxRouteBytes.
 	Driver string
-	// Note is its driver's; at most driver.MaxNoteBytes.
+	// Note is its driver's; at most MaxNoteBytes. It is never nil when it was read.
 	Note []byte
 	// After are the keys that it comes after, ascending.
 	After [][]byte
