@@ -79,6 +79,7 @@ type object struct {
 	wanted  []desired.Digest   // by set; zero: it doesn't have the key
 	rows    []store.AppliedRow // by set; no Key: there is none
 	winner  int                // the set that has the key last; -1: none has
+	content desired.Envelope   // what the winner has
 	made    int                // the set whose object was made true; -1: none was
 	blind   bool               // it isn't known what shall be
 	drifted bool
@@ -95,7 +96,7 @@ func (h *host) object(key []byte) (object, error) {
 				return o, fmt.Errorf("set %q: %w", s.name, err)
 			}
 			if ok {
-				o.wanted[i], o.winner, o.blind = c.Digest, i, false
+				o.wanted[i], o.winner, o.content, o.blind = c.Digest, i, c.Envelope, false
 			}
 		}
 		row, ok, err := h.record.Row(s.name, key)
@@ -117,6 +118,17 @@ func (h *host) object(key []byte) (object, error) {
 	var err error
 	o.drift, o.drifted, err = h.record.Drift(key)
 	return o, err
+}
+
+// heads returns the roots of what is desired, zero where it isn't known.
+func (h *host) heads() []desired.Digest {
+	heads := make([]desired.Digest, len(h.sets))
+	for i, s := range h.sets {
+		if s.snap != nil {
+			heads[i] = s.snap.Head().Root
+		}
+	}
+	return heads
 }
 
 // action is what has to be done about an object.
@@ -171,6 +183,9 @@ func (h *host) noting(o *object, want []store.AppliedRow) action {
 	}
 	for i, row := range want {
 		have := o.rows[i]
+		if h.unknown(i) {
+			continue
+		}
 		if (have.Key == nil) != (row.Key == nil) || have.Digest != row.Digest || have.State != row.State || have.Driver != row.Driver {
 			return note
 		}
@@ -178,24 +193,21 @@ func (h *host) noting(o *object, want []store.AppliedRow) action {
 	return nothing
 }
 
-// settled returns the rows that say of each set that its object was taken account
-// of; no Key: there is none. What was made true keeps its note.
+// settled returns copies of the rows that say of each set that its object was taken
+// account of; no Key: there is none. What was made true keeps its note.
 func (h *host) settled(o *object, state store.AppliedState, route *Route) []store.AppliedRow {
 	rows := make([]store.AppliedRow, len(h.sets))
 	for i, want := range o.wanted {
 		switch {
-		case h.unknown(i):
-			rows[i] = o.rows[i]
+		case h.unknown(i): // of which nothing is said
 		case i == o.winner:
 			rows[i] = store.AppliedRow{Key: o.key, Digest: want, State: state, Driver: route.name()}
 			if o.made >= 0 && state == store.AppliedTrue {
 				rows[i].Note, rows[i].After = o.rows[o.made].Note, o.rows[o.made].After
 			}
-			if o.rows[i].Key != nil && o.rows[i].State == state && o.rows[i].Digest == want {
-				rows[i] = o.rows[i]
-			}
+			rows[i] = cloneRow(rows[i])
 		case !want.IsZero():
-			rows[i] = store.AppliedRow{Key: o.key, Digest: want, State: store.AppliedShadowed}
+			rows[i] = store.AppliedRow{Key: bytes.Clone(o.key), Digest: want, State: store.AppliedShadowed}
 		}
 	}
 	return rows

@@ -36,6 +36,11 @@ const (
 	// breaker is after how many failures in a row a driver is left alone for the rest
 	// of a round: it is the disk, and not a million objects.
 	breaker = 1000
+	// surveyShare is how many times as long as counting what is to do took a round goes
+	// on before it is counted again for a newer state.
+	surveyShare = 10
+	// troublePause is how long to wait after a mirror could not be read.
+	troublePause = 5 * time.Second
 	// quiet is for how long an object has to stay as it was made for its failures,
 	// and what somebody else does to it, to be forgotten.
 	quiet = 2 * time.Minute
