@@ -135,10 +135,15 @@ func TestConvergenceTelling(t *testing.T) {
 		"state":    {with(func(c *desired.Convergence) { c.State = desired.Converged }), true},
 		"failed":   {with(func(c *desired.Convergence) { c.Failed++ }), true},
 		"guarded":  {with(func(c *desired.Convergence) { c.Guarded++ }), true},
+		"desired":  {with(func(c *desired.Convergence) { c.Desired = desired.Digest{9} }), false},
 	} {
 		if got := c.now.Telling(&told); got != c.want {
 			t.Errorf("%s changed: Telling = %v, want %v", name, got, c.want)
 		}
+	}
+	then, now := desired.Convergence{State: desired.Converged}, desired.Convergence{State: desired.Converged, Desired: desired.Digest{1}}
+	if !now.Telling(&then) {
+		t.Error("that it has converged on something else is not telling")
 	}
 	if !(desired.Convergence{}).Telling(nil) {
 		t.Error("the first word is not telling")
