@@ -98,9 +98,11 @@ type Stages struct {
 func (c Convergence) More() uint64 { return c.Failed - min(c.Failed, uint64(len(c.Failures))) }
 
 // Telling reports whether c says of a host what an operator waits for, compared
-// with what was told before, nil: nothing. Mere progress is not of that kind.
+// with what was told before, nil: nothing. Mere progress is not of that kind; that
+// it has converged on something else is.
 func (c Convergence) Telling(told *Convergence) bool {
-	return told == nil || c.State != told.State || c.Failed != told.Failed || c.Guarded != told.Guarded
+	return told == nil || c.State != told.State || c.Failed != told.Failed || c.Guarded != told.Guarded ||
+		c.State == Converged && c.Desired != told.Desired
 }
 
 // Bounded returns c within its bounds, its texts cut and of valid UTF-8.

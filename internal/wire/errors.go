@@ -17,6 +17,7 @@ import (
 	"espalier/internal/audit"
 	"espalier/internal/delta"
 	"espalier/internal/desired"
+	"espalier/internal/fleet"
 	"espalier/internal/spool"
 	"espalier/merkle"
 	"espalier/store"
@@ -96,6 +97,7 @@ var table = []struct {
 	{merkle.ErrTooWide, codes.OutOfRange, "TOO_WIDE"},
 	{ErrNoObject, codes.NotFound, "NO_OBJECT"},
 	{ErrNoHost, codes.NotFound, "NO_HOST"},
+	{fleet.ErrNotGuarded, codes.FailedPrecondition, "NOT_GUARDED"},
 	{store.ErrNotFound, codes.NotFound, "NO_SET"},
 	{store.ErrNoToken, codes.Unauthenticated, "NO_TOKEN"},
 	{ErrOtherToken, codes.FailedPrecondition, "OTHER_TOKEN"},
