@@ -53,6 +53,7 @@ type Applier struct {
 	findings []finding
 	room     chan struct{} // closed, and made anew, when findings were taken
 	status   desired.Convergence
+	applied  uint64            // objects, since the first of these appliers began
 	failures []desired.Failure // all of them
 	root     desired.Digest    // that is being made true
 	since    time.Time         // when that was begun
@@ -108,6 +109,16 @@ func (a *Applier) Desire(sets []Set, orders desired.Orders) {
 	a.sets, a.orders = slices.Clone(sets), orders
 	a.mu.Unlock()
 	a.nudge()
+}
+
+// Inherit takes over what an Applier has counted whose place a takes.
+func (a *Applier) Inherit(from *Applier) {
+	from.mu.Lock()
+	found, corrected, applied, stages := from.status.Found, from.status.Corrected, from.applied, from.status.Stages
+	from.mu.Unlock()
+	a.mu.Lock()
+	a.status.Found, a.status.Corrected, a.applied, a.status.Stages = found, corrected, applied, stages
+	a.mu.Unlock()
 }
 
 // nudge has the loop look for something new.
@@ -232,7 +243,7 @@ func (a *Applier) step(ctx context.Context, r *round, stopping bool) (progress b
 		}
 	}
 	var begun []*batch
-	if !stopping {
+	if r.looked = 0; !stopping {
 		if begun, err = r.fill(); err != nil {
 			a.abandon(begun)
 			begun = nil

@@ -40,9 +40,6 @@ func (l *lane) over() bool {
 	return l.failures >= breaker || len(l.spans) == 0 && len(l.ready) == 0
 }
 
-// pass moves the lane's beginning past a key.
-func (l *lane) pass(key []byte) { l.spans[0].from = append(bytes.Clone(key), 0) }
-
 // batch is changes that a driver is handed together.
 type batch struct {
 	id      uint64

@@ -66,7 +66,6 @@ func (r *round) over() bool {
 // fill looks at what is pending for lanes that have room, and returns the batches
 // that are to begin.
 func (r *round) fill() (begun []*batch, err error) {
-	r.looked = 0
 	if !slices.ContainsFunc(r.lanes, r.free) {
 		return nil, nil
 	}
@@ -103,22 +102,39 @@ func (r *round) collect(h *host, b *batch, same bool) error {
 		l.ready = l.ready[1:]
 	}
 	for len(l.spans) > 0 {
-		for key, err := range h.pending(l.spans[0]) {
-			if err != nil {
-				return err
-			}
-			full, err := r.consider(h, b, key, same, r.order)
-			if full || err != nil {
-				return err
-			}
-			l.pass(key)
-			if r.looked++; r.looked >= chunkKeys {
-				return nil
-			}
+		if more, err := r.collectSpan(h, b, same); more || err != nil {
+			return err
 		}
 		l.spans = l.spans[1:]
 	}
 	return nil
+}
+
+// collectSpan fills a batch from its lane's first span. more says that something of
+// the span is left.
+func (r *round) collectSpan(h *host, b *batch, same bool) (more bool, err error) {
+	s := &b.lane.spans[0]
+	var last []byte // that was considered
+	for key, err := range h.pending(*s) {
+		if err != nil {
+			return true, err
+		}
+		full, err := r.consider(h, b, key, same, r.order)
+		if err != nil {
+			return true, err
+		}
+		if !full {
+			last = append(last[:0], key...)
+			r.looked++
+		}
+		if full || r.looked >= chunkKeys {
+			if last != nil {
+				s.from = append(last, 0)
+			}
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // consider decides about one key: it goes into the batch, waits for others if there

@@ -21,6 +21,13 @@ func (a *Applier) Status() desired.Convergence {
 	return s
 }
 
+// Applied returns how many objects were made true, deletions included.
+func (a *Applier) Applied() uint64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.applied
+}
+
 // Failures returns all that has failed, by key.
 func (a *Applier) Failures() []desired.Failure {
 	a.mu.Lock()
@@ -96,6 +103,7 @@ func (a *Applier) failing() []desired.Failure {
 func (a *Applier) advance(it *item) {
 	a.mu.Lock()
 	c := &a.status
+	a.applied++
 	if it.action != correct {
 		c.Pending -= min(c.Pending, 1)
 	}
