@@ -54,6 +54,10 @@ const (
 	// MaxMarkBytes bounds the mark of a staging.
 	MaxMarkBytes = 64 << 10
 
+	// maxCycleKeys and maxCycleKeyBytes bound what a message names of a cycle.
+	maxCycleKeys     = 8
+	maxCycleKeyBytes = 120
+
 	// DefaultOpenFiles is how many sets' files a store keeps open.
 	DefaultOpenFiles = 64
 

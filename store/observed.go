@@ -17,7 +17,7 @@ func (v *AppliedView) Observed(set desired.Name) (desired.Digest, error) {
 	if err != nil || s == nil {
 		return merkle.EmptyRoot(), err
 	}
-	if v.drift > uint64(v.overlay) {
+	if v.count.drifts > uint64(v.overlay) {
 		return v.observeAll(s)
 	}
 	var changes []merkle.Change

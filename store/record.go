@@ -85,7 +85,8 @@ func (a *Applied) open() error {
 		}
 		key, _ := r.batches.Cursor().First()
 		doubt = key != nil
-		return nil
+		_, err = r.sets()
+		return err
 	})
 	if err == nil && doubt {
 		_, err = h.update(func(tx *bolt.Tx) error {
@@ -219,7 +220,7 @@ func (a *Applied) Reshape(ctx context.Context, set desired.Name, salt uint64) er
 		case err != nil:
 			return err
 		case s == nil:
-			return beginRecordSet(r.tx, set, salt)
+			return r.begin(set, salt)
 		case s.head.salt == salt:
 			return errUnchanged
 		}
@@ -255,7 +256,7 @@ type record struct {
 	drifts, batches, state *bolt.Bucket
 
 	host  desired.Name
-	drift uint64 // how many drifts there are
+	count struct{ drifts, sets uint64 }
 }
 
 func openRecord(tx *bolt.Tx) (*record, error) {
@@ -281,14 +282,14 @@ func openRecord(tx *bolt.Tx) (*record, error) {
 		return nil, err
 	}
 	r.host = desired.Name(host)
-	count, err := unsealRow(metaDrifts, r.meta.Get(metaDrifts))
-	if err == nil && len(count) != 8 {
-		err = malformed(metaDrifts)
+	count, err := unsealRow(metaCounts, r.meta.Get(metaCounts))
+	if err == nil && len(count) != 16 {
+		err = malformed(metaCounts)
 	}
 	if err != nil {
 		return nil, err
 	}
-	r.drift = binary.BigEndian.Uint64(count)
+	r.count.drifts, r.count.sets = binary.BigEndian.Uint64(count), binary.BigEndian.Uint64(count[8:])
 	return r, nil
 }
 
@@ -310,11 +311,27 @@ func createRecord(tx *bolt.Tx, host desired.Name) error {
 		return err
 	}
 	r := &record{meta: meta}
-	return r.writeDrifts()
+	return r.writeCounts()
 }
 
-func (r *record) writeDrifts() error {
-	return r.meta.Put(metaDrifts, sealRow(metaDrifts, binary.BigEndian.AppendUint64(nil, r.drift)))
+func (r *record) writeCounts() error {
+	v := binary.BigEndian.AppendUint64(nil, r.count.drifts)
+	v = binary.BigEndian.AppendUint64(v, r.count.sets)
+	return r.meta.Put(metaCounts, sealRow(metaCounts, v))
+}
+
+// sets returns the names of the sets, ascending.
+func (r *record) sets() ([]desired.Name, error) {
+	var names []desired.Name
+	c := r.tx.Cursor()
+	key, _, err := seek(c, prefixSet)
+	for ; err == nil && bytes.HasPrefix(key, prefixSet); key, _, err = next(c) {
+		names = append(names, desired.Name(key[len(prefixSet):]))
+	}
+	if err == nil && uint64(len(names)) != r.count.sets {
+		err = fmt.Errorf("%w: there are %d sets, of %d", ErrCorrupt, len(names), r.count.sets)
+	}
+	return names, err
 }
 
 // doubt makes drifts of the batches that didn't end.
@@ -345,5 +362,5 @@ func (r *record) doubt(now time.Time) error {
 			return err
 		}
 	}
-	return r.writeDrifts()
+	return r.writeCounts()
 }

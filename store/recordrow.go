@@ -246,21 +246,22 @@ func (h *recordHead) objects() (n uint64) {
 	return n
 }
 
-func (h *recordHead) encode() []byte {
+// encode returns the row in the bucket of that name.
+func (h *recordHead) encode(name []byte) []byte {
 	v := binary.BigEndian.AppendUint64(nil, h.salt)
 	v = append(v, h.root[:]...)
 	for _, count := range h.counts {
 		v = binary.BigEndian.AppendUint64(v, count)
 	}
-	return sealRow(metaHead, v)
+	return sealRow(name, v)
 }
 
-func decodeRecordHead(v []byte) (h recordHead, err error) {
-	if v, err = unsealRow(metaHead, v); err != nil {
+func decodeRecordHead(name, v []byte) (h recordHead, err error) {
+	if v, err = unsealRow(name, v); err != nil {
 		return h, err
 	}
 	if len(v) != 8+digestBytes+8*appliedStates {
-		return h, malformed(metaHead)
+		return h, malformed(name)
 	}
 	h.salt = binary.BigEndian.Uint64(v)
 	v = v[8+copy(h.root[:], v[8:]):]

@@ -15,6 +15,7 @@ import (
 // recordSet is what a transaction sees of the record of one set.
 type recordSet struct {
 	rows
+	name   []byte // of the bucket
 	bucket *bolt.Bucket
 	after  *bolt.Bucket
 	head   recordHead
@@ -36,15 +37,17 @@ func openRecordSet(tx *bolt.Tx, name desired.Name) (*recordSet, error) {
 	if s.after == nil {
 		return nil, fmt.Errorf("%w: a bucket is missing", ErrCorrupt)
 	}
-	s.head, err = decodeRecordHead(b.Get(metaHead))
+	s.name = recordSetKey(name)
+	s.head, err = decodeRecordHead(s.name, b.Get(metaHead))
 	return s, err
 }
 
 func (s *recordSet) shape() merkle.Shape { return merkle.Shape{Salt: s.head.salt} }
 
-// beginRecordSet makes the set one of the record, without rows.
-func beginRecordSet(tx *bolt.Tx, name desired.Name, salt uint64) error {
-	b, err := tx.CreateBucket(recordSetKey(name))
+// begin makes the set one of the record, without rows.
+func (r *record) begin(set desired.Name, salt uint64) error {
+	key := recordSetKey(set)
+	b, err := r.tx.CreateBucket(key)
 	if err != nil {
 		return err
 	}
@@ -54,7 +57,11 @@ func beginRecordSet(tx *bolt.Tx, name desired.Name, salt uint64) error {
 		}
 	}
 	head := recordHead{salt: salt, root: merkle.EmptyRoot()}
-	return b.Put(metaHead, head.encode())
+	if err := b.Put(metaHead, head.encode(key)); err != nil {
+		return err
+	}
+	r.count.sets++
+	return r.writeCounts()
 }
 
 // reshape builds the tree anew from its rows.
@@ -89,7 +96,7 @@ func (s *recordSet) reshape(ctx context.Context, salt uint64) error {
 		return fmt.Errorf("%w: there are %d rows, the head counts %d", ErrCorrupt, n, s.head.objects())
 	}
 	s.head.salt, s.head.root = salt, root.Digest
-	return s.bucket.Put(metaHead, s.head.encode())
+	return s.bucket.Put(metaHead, s.head.encode(s.name))
 }
 
 // recordEdit is a change to the rows of a set: first compare, which reads, then
@@ -128,7 +135,7 @@ func (e *recordEdit) apply(r *AppliedRows) error {
 	if err := writeNodes(e.nodes, updated.Rows); err != nil {
 		return err
 	}
-	return e.bucket.Put(metaHead, e.head.encode())
+	return e.bucket.Put(metaHead, e.head.encode(e.name))
 }
 
 // compare finds out what changes, and counts it.

@@ -79,14 +79,24 @@ func (r *record) update(u *AppliedUpdate) error {
 			return err
 		}
 	}
-	for _, name := range u.Forgotten {
-		if key := recordSetKey(name); r.tx.Bucket(key) != nil {
-			if err := r.tx.DeleteBucket(key); err != nil {
-				return err
-			}
-		}
+	return r.forget(u.Forgotten)
+}
+
+func (r *record) forget(sets []desired.Name) error {
+	if len(sets) == 0 {
+		return nil
 	}
-	return nil
+	for _, name := range sets {
+		key := recordSetKey(name)
+		if r.tx.Bucket(key) == nil {
+			continue
+		}
+		if err := r.tx.DeleteBucket(key); err != nil {
+			return err
+		}
+		r.count.sets--
+	}
+	return r.writeCounts()
 }
 
 func (r *record) updateRows(rows *AppliedRows) error {
@@ -109,7 +119,7 @@ func (r *record) updateDrifts(u *AppliedUpdate) error {
 		if r.drifts.Get(key) == nil {
 			continue
 		}
-		r.drift--
+		r.count.drifts--
 		if err := r.drifts.Delete(key); err != nil {
 			return err
 		}
@@ -119,13 +129,13 @@ func (r *record) updateDrifts(u *AppliedUpdate) error {
 			return err
 		}
 	}
-	return r.writeDrifts()
+	return r.writeCounts()
 }
 
 // putDrift writes a drift and counts it.
 func (r *record) putDrift(d *Drift) error {
 	if r.drifts.Get(d.Key) == nil {
-		r.drift++
+		r.count.drifts++
 	}
 	return r.drifts.Put(d.Key, d.encode())
 }

@@ -19,7 +19,7 @@ type AppliedView struct {
 	tx      *bolt.Tx
 	overlay int
 	routes  routes
-	sets    map[desired.Name]*recordSet // those that were asked for; nil: not there
+	asked   map[desired.Name]*recordSet // those that were asked for; nil: not there
 	damage  error                       // the first that was found
 }
 
@@ -33,7 +33,7 @@ func (v *AppliedView) fail(err error) error {
 
 // set returns nil if the set is not in the record.
 func (v *AppliedView) set(name desired.Name) (*recordSet, error) {
-	if s, ok := v.sets[name]; ok {
+	if s, ok := v.asked[name]; ok {
 		return s, nil
 	}
 	s, err := openRecordSet(v.tx, name)
@@ -43,19 +43,18 @@ func (v *AppliedView) set(name desired.Name) (*recordSet, error) {
 	if s != nil {
 		s.bad = &v.damage
 	}
-	if v.sets == nil {
-		v.sets = map[desired.Name]*recordSet{}
+	if v.asked == nil {
+		v.asked = map[desired.Name]*recordSet{}
 	}
-	v.sets[name] = s
+	v.asked[name] = s
 	return s, nil
 }
 
 // Sets returns the sets of which there are rows, or that were begun, by name.
 func (v *AppliedView) Sets() []desired.Name {
-	var names []desired.Name
-	c := v.tx.Cursor()
-	for key, _ := c.Seek(prefixSet); bytes.HasPrefix(key, prefixSet); key, _ = c.Next() {
-		names = append(names, desired.Name(key[len(prefixSet):]))
+	names, err := v.record.sets()
+	if v.fail(err) != nil {
+		return nil
 	}
 	return names
 }
@@ -177,7 +176,7 @@ func (v *AppliedView) Drift(key []byte) (Drift, bool, error) {
 }
 
 // DriftCount returns how many drifts there are.
-func (v *AppliedView) DriftCount() uint64 { return v.drift }
+func (v *AppliedView) DriftCount() uint64 { return v.count.drifts }
 
 // State returns the value that is kept under name; nil: none is.
 func (v *AppliedView) State(name string) []byte {
@@ -199,7 +198,12 @@ func (v *AppliedView) Dependents(key []byte) iter.Seq2[[]byte, error] {
 		defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // iter.Pull runs this elsewhere
 		prefix := appendAfterKey(nil, key, nil)
 		var heads []edgeCursor
-		for _, name := range v.Sets() {
+		names, err := v.record.sets()
+		if err != nil {
+			yield(nil, v.fail(err))
+			return
+		}
+		for _, name := range names {
 			s, err := v.set(name)
 			if err == nil {
 				e := edgeCursor{c: s.after.Cursor(), prefix: prefix}

@@ -50,11 +50,12 @@ import (
 //
 //	meta      "format"    uvarint: recordVersion
 //	          "host"      the host's name
-//	          "drifts"    8 bytes: how many there are
+//	          "counts"    drifts 8, sets 8
 //	drifts    key → version and flags 1, uvarint when, digest 32 or nothing, reason
 //	batches   id 8, part 4 → version 1, keys as in the journal
 //	state     name → value
-//	set:NAME  "head"      salt 8, root 32, rows in each of the states 8+8+8
+//	set:NAME  "head"      salt 8, root 32, rows in each of the states 8+8+8; its checksum is
+//	                      that of the name as well
 //	          objects     a bucket: key → digest 32, version and state 1, uvarint length, driver,
 //	                      uvarint length, note, the keys that it comes after, as in the journal
 //	          tree        a bucket: as that of a set
@@ -93,7 +94,7 @@ var (
 	metaMark      = []byte("mark")
 	metaBuilding  = []byte("building")
 	metaHost      = []byte("host")
-	metaDrifts    = []byte("drifts")
+	metaCounts    = []byte("counts")
 )
 
 const (

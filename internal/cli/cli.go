@@ -162,7 +162,7 @@ func exitStatus(err error) int {
 	case errors.As(err, &m), errors.Is(err, desired.ErrInvalid):
 		return exitMisuse
 	case errors.As(err, &r), errors.Is(err, store.ErrConflict), errors.Is(err, store.ErrTooManyDeletes),
-		errors.Is(err, store.ErrRequestReused), errors.Is(err, store.ErrForked), errors.Is(err, store.ErrNoToken), errors.Is(err, wire.ErrOtherToken),
+		errors.Is(err, store.ErrCycle), errors.Is(err, store.ErrRequestReused), errors.Is(err, store.ErrForked), errors.Is(err, store.ErrNoToken), errors.Is(err, wire.ErrOtherToken),
 		errors.Is(err, wire.ErrDenied), errors.Is(err, agent.ErrNotJoined), errors.Is(err, agent.ErrUnsafe), impostor(err):
 		return exitRefused
 	case errors.Is(err, wire.ErrUnreachable):
