@@ -42,7 +42,7 @@ func child(mode string, args []string) int {
 	signal.Notify(asked, unix.SIGTERM, unix.SIGUSR1)
 	switch mode {
 	case "stay": // LABEL
-		fmt.Println("ready")
+		fmt.Println("ready", os.Getpid())
 		<-asked
 	case "exit": // STATUS TEXT
 		fmt.Println(args[1])
@@ -111,5 +111,17 @@ func until(t testing.TB, what string, done func() bool) {
 		if time.Now().After(end) {
 			t.Fatalf("waited two minutes until %s", what)
 		}
+	}
+}
+
+// next returns what comes next, within two minutes.
+func next(t testing.TB, names <-chan string) string {
+	t.Helper()
+	select {
+	case name := <-names:
+		return name
+	case <-time.After(2 * time.Minute):
+		t.Fatal("waited two minutes for Watch to touch an object")
+		return ""
 	}
 }

@@ -180,7 +180,7 @@ func (r *roll) restart(ctx context.Context, c *copyState) (started bool, err err
 
 // ready waits until a copy has stayed up for as long as it has to.
 func (r *roll) ready(ctx context.Context, c copyState) error {
-	h, err := c.Shim.open()
+	h, err := c.openShim()
 	if errors.Is(err, errGone) {
 		return c.died()
 	}

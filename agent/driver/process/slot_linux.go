@@ -67,16 +67,14 @@ func (s slot) look() (copyState, error) {
 	case err != nil:
 		return c, fmt.Errorf("copy %d: state: %w; if it runs, its shim does: kill PID, and its program ends too", s.replica, err)
 	case !held:
-		if c.state != nil && c.Boot == s.d.boot {
-			reap(c.Shim)
-		}
+		c.reap()
 		return c, nil
 	}
 	c.phase = phaseBetween
-	if c.state == nil || c.End != nil || c.Program.PID == 0 || c.Boot != s.d.boot {
+	if c.state == nil || c.End != nil || c.Program.PID == 0 {
 		return c, nil
 	}
-	h, err := c.Shim.open()
+	h, err := c.openShim()
 	if errors.Is(err, errGone) {
 		return c, nil
 	}
@@ -91,9 +89,21 @@ func (s slot) look() (copyState, error) {
 	return c, nil
 }
 
-// reap lets go of a shim that has ended, if it is a child of this process.
-func reap(shim identity) {
-	if h, err := shim.open(); err == nil { // which reaps what has ended
+// openShim returns a handle on the shim, or an error that matches errGone. What
+// runs since another boot is somebody else.
+func (c copyState) openShim() (*handle, error) {
+	if c.Boot != c.d.boot {
+		return nil, errGone
+	}
+	return c.Shim.open()
+}
+
+// reap lets go of the shim if it has ended, and is a child of this process.
+func (c copyState) reap() {
+	if c.state == nil {
+		return
+	}
+	if h, err := c.openShim(); err == nil { // which reaps what has ended
 		h.close()
 	}
 }
@@ -290,7 +300,7 @@ func (s slot) await(ctx context.Context, read *os.File) error {
 // stop stops the copy, waits until nothing of it is left, and empties the slot.
 func (s slot) stop(ctx context.Context, c copyState, how Stopping) error {
 	if c.phase == phaseLive || c.phase == phaseStopping {
-		if err := s.halt(ctx, *c.state, how); err != nil {
+		if err := c.halt(ctx, how); err != nil {
 			return fmt.Errorf("copy %d: stop: %w", s.replica, err)
 		}
 		s.d.log.Info("copy stopped", "name", s.name, "replica", s.replica, "pid", c.Program.PID)
@@ -301,8 +311,8 @@ func (s slot) stop(ctx context.Context, c copyState, how Stopping) error {
 	return nil
 }
 
-func (s slot) halt(ctx context.Context, st state, how Stopping) error {
-	h, err := st.Shim.open()
+func (c copyState) halt(ctx context.Context, how Stopping) error {
+	h, err := c.openShim()
 	if errors.Is(err, errGone) {
 		return nil
 	}
@@ -310,9 +320,9 @@ func (s slot) halt(ctx context.Context, st state, how Stopping) error {
 		return err
 	}
 	defer h.close()
-	err = writeJSON(s.stopPath(), stopOrder{st.Run, how})
+	err = writeJSON(c.stopPath(), stopOrder{c.Run, how})
 	if err != nil { // a full disk
-		s.d.log.Warn("copy is stopped as it was started to be", "name", s.name, "replica", s.replica, "error", err)
+		c.d.log.Warn("copy is stopped as it was started to be", "name", c.name, "replica", c.replica, "error", err)
 	}
 	if err := h.signal(unix.SIGTERM); err != nil {
 		return err
@@ -322,7 +332,7 @@ func (s slot) halt(ctx context.Context, st state, how Stopping) error {
 	if err := h.wait(late); err == nil || ctx.Err() != nil {
 		return err
 	}
-	return s.force(ctx, st)
+	return c.force(ctx, *c.state)
 }
 
 // force ends a shim that doesn't do its duty, and its program.

@@ -152,7 +152,7 @@ func (w *watch) follow(ctx context.Context, c copyState) {
 // await waits until a copy has ended, and touches its object unless it was meant
 // to end.
 func (w *watch) await(ctx context.Context, c copyState) error {
-	h, err := c.Shim.open()
+	h, err := c.openShim()
 	if err == nil {
 		err = h.wait(ctx)
 		h.close()
