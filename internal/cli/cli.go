@@ -235,7 +235,7 @@ func (a *app) root() *cobra.Command {
 	group("fleet", a.hostsCommand(), a.statusCommand(), a.hostCommand())
 	group("trust", a.tokenCommand(), a.loginCommand(), a.operatorCommand(), a.auditCommand())
 	group("maintain", a.checkCommand(), a.compactCommand(), a.backupCommand(), a.restoreCommand(), a.epochCommand())
-	root.AddCommand(a.versionCommand(), a.probeCommand(), a.fleetServerCommand())
+	root.AddCommand(a.versionCommand(), a.probeCommand(), a.shimCommand(), a.fleetServerCommand())
 	return root
 }
 
