@@ -66,7 +66,8 @@ func open(t *testing.T, mode string, o exec.Options) (driver.Driver, *said) {
 		t.Fatal(err)
 	}
 	o.Command = []string{self}
-	o.Env = append(o.Env, "PROGRAM_MODE="+mode)
+	// Under the race detector a program would wait for a second before it ends.
+	o.Env = append(o.Env, "PROGRAM_MODE="+mode, "GORACE=atexit_sleep_ms=0")
 	s := &said{Handler: slog.NewTextHandler(io.Discard, nil)}
 	o.Logger = slog.New(s)
 	d, err := exec.New(o)
@@ -433,7 +434,7 @@ func TestEnvironment(t *testing.T) {
 	}
 	want := []string{
 		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/home", "TZ=CET", "ESPALIER_HOST=web-01",
-		"A=2", "PROGRAM_MODE=environment", "DIR=" + dir,
+		"A=2", "PROGRAM_MODE=environment", "GORACE=atexit_sleep_ms=0", "DIR=" + dir,
 	}
 	if got := slices.DeleteFunc(s.lines, func(v string) bool { return strings.HasPrefix(v, "PWD=") }); !slices.Equal(got, want) {
 		t.Errorf("the program has %q, want %q", got, want)
