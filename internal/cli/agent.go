@@ -25,11 +25,11 @@ import (
 
 func (a *app) agentCommand() *cobra.Command {
 	var run agentRun
-	var host, join string
+	var join, file string
 	var once bool
 	o := agent.Options{Probe: probe, Version: version()}
 	c := &cobra.Command{
-		Use:   "agent --data DIR [--join TOKEN]",
+		Use:   "agent [--config FILE] --data DIR [--join TOKEN]",
 		Short: "Mirror this host's desired state",
 		Long: "Mirrors this host's desired state. With --join it exchanges the token that 'espalier token create --host NAME'\n" +
 			"printed for a certificate, which it keeps in DIR, with its key, and renews from then on. Where there is one that\n" +
@@ -42,14 +42,20 @@ func (a *app) agentCommand() *cobra.Command {
 			if run.timeout < 0 || o.Interval < 0 {
 				return misusef("--timeout and --interval can't be less than 0")
 			}
-			for address := range strings.SplitSeq(a.remote.address, ",") {
+			conf, err := a.configured(c, file)
+			if err != nil {
+				return err
+			}
+			o.Dir, o.Server, o.Logger = conf.Data, conf.Server, a.logger()
+			if conf.Interval != nil {
+				o.Interval = *conf.Interval
+			}
+			for address := range strings.SplitSeq(o.Server, ",") {
 				if err := checkAddress(address, a.remote.insecure); err != nil {
 					return err
 				}
 			}
-			o.Server, o.Logger = a.remote.address, a.logger()
-			var err error
-			if o.Host, err = a.admission(c.Context(), &o, host, join); err != nil {
+			if o.Host, err = a.admission(c.Context(), &o, conf.Host, join); err != nil {
 				return err
 			}
 			run.app, run.options = a, o
@@ -59,16 +65,17 @@ func (a *app) agentCommand() *cobra.Command {
 			return run.follow(c.Context())
 		},
 	}
-	c.Flags().StringVar(&host, "host", "", "this host's name; needed with --insecure only, else its certificate says it")
+	c.Flags().StringVar(&file, "config", "", "file that says what to apply, by which drivers; see 'espalier agent check-config'")
+	c.Flags().String("host", "", "this host's name (or ESPALIER_HOST); needed with --insecure only, else its certificate says it")
 	c.Flags().StringVar(&join, "join", "", "token that lets this host join; - reads it from standard input")
-	c.Flags().StringVar(&o.Dir, "data", "", "folder that holds the mirror; made if need be")
+	c.Flags().String("data", "", "folder that holds the mirror (or ESPALIER_DATA); made if need be")
 	c.Flags().BoolVar(&once, "once", false, "sync, report, and end")
 	c.Flags().BoolVar(&run.check, "check", false, "first recompute what is mirrored from what is stored; what is damaged is fetched again")
 	c.Flags().DurationVar(&run.timeout, "timeout", 0, "with --once: give up after this; 0: never")
 	c.Flags().DurationVar(&o.Interval, "interval", 0, "time between polls; 0: what the server says")
 	a.remote.addServer(c)
 	c.Flags().Lookup("server").Usage = "address of the server, or several separated by commas, one of which is followed (or ESPALIER_SERVER)"
-	required(c, "data")
+	c.AddCommand(a.checkConfigCommand())
 	return c
 }
 
@@ -79,7 +86,7 @@ func (a *app) admission(ctx context.Context, o *agent.Options, host, join string
 			return "", misusef("--join goes without --insecure")
 		}
 		if host == "" {
-			return "", misusef("--host is needed with --insecure: there is no certificate to say it")
+			return "", misusef("--host, or ESPALIER_HOST, is needed with --insecure: there is no certificate to say it")
 		}
 		o.Credentials = insecure.NewCredentials()
 		name, err := desired.ParseName(host)
@@ -105,7 +112,7 @@ func (a *app) admission(ctx context.Context, o *agent.Options, host, join string
 		return "", err
 	}
 	if host != "" && host != string(who.Name) {
-		return "", misusef("--host %s: the certificate in %s is that of %v", host, o.Dir, who)
+		return "", misusef("host %s: the certificate in %s is that of %v", host, o.Dir, who)
 	}
 	return who.Name, nil
 }
