@@ -26,3 +26,12 @@ func (*Driver) Apply(_ context.Context, changes []driver.Change) []driver.Result
 	}
 	return results
 }
+
+// Scan implements driver.Scanner.
+func (*Driver) Scan(context.Context, driver.Scan) error { return errors.ErrUnsupported }
+
+// Watch implements driver.Watcher.
+func (*Driver) Watch(context.Context, func(string)) error { return errors.ErrUnsupported }
+
+// Batching implements driver.Batcher.
+func (*Driver) Batching() driver.Batching { return driver.Batching{} }
