@@ -27,7 +27,7 @@ func (a *app) benchCommand() *cobra.Command {
 		Args: exactArgs(),
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	c.AddCommand(a.benchTransferCommand(), a.benchCommitCommand(), a.benchPollCommand(), a.benchHeldCommand(), a.benchFleetCommand(), a.benchPacingCommand())
+	c.AddCommand(a.benchTransferCommand(), a.benchCommitCommand(), a.benchPollCommand(), a.benchHeldCommand(), a.benchFleetCommand(), a.benchPacingCommand(), a.benchFilesCommand())
 	return c
 }
 
