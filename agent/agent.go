@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -73,9 +74,10 @@ type Agent struct {
 	log      *slog.Logger
 	lock     io.Closer
 	follower *follow.Follower
-	maker    *maker    // nil: it only mirrors
-	identity *identity // nil: Options.Credentials are used
-	links    []*link   // to the servers, of which the first is used
+	maker    *maker      // nil: it only mirrors
+	running  atomic.Bool // Run was called
+	identity *identity   // nil: Options.Credentials are used
+	links    []*link     // to the servers, of which the first is used
 	traffic  traffic
 	scrubber scrubber
 }
@@ -151,10 +153,9 @@ func (a *Agent) open() (err error) {
 		a.options.Credentials = credentials.NewTLS(a.identity.holder.ClientConfig())
 	}
 	if len(a.options.Routes) > 0 {
-		if a.maker, err = openMaker(a); err != nil {
+		if err := a.make(); err != nil {
 			return err
 		}
-		a.maker.desire(a.follower.Sets(), a.follower.List()) // what was verified last is in force, server or not
 	}
 	return a.redial()
 }
@@ -243,6 +244,7 @@ func (a *Agent) Close() error {
 // verified last stays in force, and goes on being made true. An error says that
 // what was made true can't be recorded any more: Close, Open and Run begin anew.
 func (a *Agent) Run(ctx context.Context) error {
+	a.running.Store(true)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
 		a.follower.Run(ctx)

@@ -185,14 +185,32 @@ func (a *Agent) Applied() uint64 {
 	return a.maker.current().Applied()
 }
 
-// Reconfigure has other routes and another policy take effect. What is under way is
-// called off, and done anew. It is safe for concurrent use with Run. It returns an error that
-// matches desired.ErrInvalid, and changes nothing, if they can't be followed.
-func (a *Agent) Reconfigure(routes []Route, p Policy) error {
-	if a.maker == nil {
+// Configure has other routes, and another policy, take the place of those of the
+// Options. Before Run, an agent without routes begins to apply by them. While Run
+// runs, with which it may be called at the same time, what is under way is called
+// off, and done anew; it returns ErrNoDrivers if Run began without routes. If they
+// can't be followed it returns an error that matches desired.ErrInvalid, and
+// changes nothing.
+func (a *Agent) Configure(routes []Route, p Policy) error {
+	switch {
+	case a.maker != nil:
+		return a.maker.configure(routes, p)
+	case len(routes) == 0:
+		return nil
+	case a.running.Load():
 		return ErrNoDrivers
 	}
-	return a.maker.configure(routes, p)
+	a.options.Routes, a.options.Policy = routes, p
+	return a.make()
+}
+
+// make begins to make the host match what is mirrored.
+func (a *Agent) make() (err error) {
+	if a.maker, err = openMaker(a); err != nil {
+		return err
+	}
+	a.maker.desire(a.follower.Sets(), a.follower.List()) // what was verified last is in force, server or not
+	return nil
 }
 
 // Convergence returns how far the host is with making true what is mirrored; false

@@ -22,7 +22,7 @@ const (
 	// DefaultContentsInterval, DefaultContentsRate and DefaultContentsBytes read all
 	// contents once a day, at a pace that a disk hardly notices.
 	DefaultContentsInterval = 24 * time.Hour
-	DefaultContentsRate     = 2_000
+	DefaultContentsRate     = 1_000
 	DefaultContentsBytes    = 4 << 20
 
 	// defaultBatchBytes bounds the values of a batch whose driver says nothing.
@@ -46,6 +46,9 @@ const (
 	quiet = 2 * time.Minute
 	// maxFindings bounds the findings of scans that wait to be recorded.
 	maxFindings = 4096
+	// maxLogged bounds the objects that are logged by name, of those that are found to
+	// have drifted together, and of those that fail in a round.
+	maxLogged = 10
 	// maxHints bounds the objects that drivers want to have looked at; beyond it a
 	// scan looks at all.
 	maxHints = 4096

@@ -32,10 +32,11 @@ type round struct {
 	lanes []*lane
 	order *order
 	// seen are the keys, of those that failed before, that are still wanted.
-	seen   map[string]struct{}
-	looked int  // keys looked at in one view
-	moved  bool // it got somewhere
-	ended  bool
+	seen     map[string]struct{}
+	looked   int  // keys looked at in one view
+	moved    bool // it got somewhere
+	failures int  // in it
+	ended    bool
 }
 
 func (a *Applier) newRound(s *survey) *round {
@@ -239,7 +240,9 @@ func (r *round) failed(ctx context.Context, it *item, result driver.Result, now 
 		r.seen[key] = struct{}{}
 		r.retries.fail(key, result.Err.Error(), now)
 		r.lane(key).failures++
-		r.log.Warn("not applied", "key", key, "action", it.action, "attempt", r.retries.all[key].failures, "error", result.Err)
+		if r.failures++; r.failures <= maxLogged {
+			r.log.Warn("not applied", "key", key, "action", it.action, "attempt", r.retries.all[key].failures, "error", result.Err)
+		}
 	}
 	if it.drifted || result.Untouched {
 		return
@@ -266,6 +269,10 @@ func (r *round) lane(key string) *lane {
 // end closes the books. whole says that all that is pending was looked at.
 func (r *round) end() {
 	r.ended = true
+	if more := r.failures - maxLogged; more > 0 {
+		r.log.Warn("not applied", "more", more)
+	}
+	r.failures = 0
 	now := time.Now()
 	for _, cycle := range r.order.cycles() {
 		for _, key := range cycle {

@@ -320,23 +320,30 @@ func (a *Applier) absorb(sets []Set) error {
 			if !ok {
 				continue
 			}
-			if err := a.found(h, key, f.Finding, now); err != nil {
+			if err := a.found(h, key, f.Finding, now, len(found)); err != nil {
 				return err
 			}
 			found[f.known.Key] = true
 		}
 		return nil
 	})
+	if more := len(found) - maxLogged; more > 0 && err == nil {
+		a.log.Info("drifted, or can't be looked at", "more", more)
+	}
 	return err
 }
 
-// found takes one finding into the ledger.
-func (a *Applier) found(h *host, key []byte, f driver.Finding, now time.Time) error {
+// found takes one finding into the ledger, before which there were some.
+func (a *Applier) found(h *host, key []byte, f driver.Finding, now time.Time, before int) error {
 	switch {
 	case f.Err != nil:
-		a.log.Warn("can't be looked at", "key", string(key), "error", f.Err)
+		if before < maxLogged {
+			a.log.Warn("can't be looked at", "key", string(key), "error", f.Err)
+		}
 	case f.Drift != "":
-		a.log.Info("drifted", "key", string(key), "what", f.Drift)
+		if before < maxLogged {
+			a.log.Info("drifted", "key", string(key), "what", f.Drift)
+		}
 		a.retries.drifted(string(key), now)
 		a.ledger.drift(store.Drift{Key: key, Reason: cutText(f.Drift), Seen: f.Seen, At: now})
 		a.mu.Lock()
