@@ -64,10 +64,9 @@ class Hook:
         if self.in_force(change["key"]) != change["id"]:
             return {"drift": "made by another change"}
         try:
-            if value is None:
-                os.stat(path)
-            elif open(path, "rb").read() != value:
-                return {"drift": "other contents"}
+            with open(path, "rb") as f:
+                if value is not None and f.read() != value:
+                    return {"drift": "other contents"}
         except FileNotFoundError:
             return {"drift": "missing"}
         return {"ok": True}

@@ -55,8 +55,11 @@ func TestCompare(t *testing.T) {
 	}{
 		{base, nil, nil},
 		{"# moved by a line\n" + base, nil, nil},
-		{"host: b\nserver: a:2\ndata: /e\ninterval: 2m\ndrivers: [{prefix: a/, driver: file, root: /r, adopt: true}]\napply: {rate: 2}\nscan: {rate: 2}\n",
-			[]string{"host", "server", "data", "interval"}, []string{"drivers", "apply", "scan"}},
+		{
+			"host: b\nserver: a:2\ndata: /e\ninterval: 2m\ndrivers: [{prefix: a/, driver: file, root: /r, adopt: true}]\napply: {rate: 2}\nscan: {rate: 2}\n",
+			[]string{"host", "server", "data", "interval"},
+			[]string{"drivers", "apply", "scan"},
+		},
 		{"host: a\nserver: a:1\ndata: /d\n", []string{"interval"}, []string{"drivers", "apply", "scan"}},
 		{"host: a\nserver: a:1\ndata: /d\ninterval: 60s\ndrivers: [{prefix: a/, driver: process}]\napply: {rate: 1}\nscan: {rate: 1}\n", nil, []string{"drivers"}},
 		{"host: a\nserver: a:1\ndata: /d\ninterval: 1m\ndrivers: [{prefix: a/, driver: file, root: /r}]\napply: {rate: 1, max_delete: 3}\nscan: {rate: 1}\n", nil, []string{"apply"}},

@@ -56,6 +56,8 @@ func (s *said) Handle(_ context.Context, r slog.Record) error {
 	return nil
 }
 
+func (s *said) Enabled(context.Context, slog.Level) bool { return true }
+
 func (s *said) WithAttrs([]slog.Attr) slog.Handler { return s }
 
 // open returns a driver whose program is this test's binary, in a mode.
@@ -68,7 +70,7 @@ func open(t *testing.T, mode string, o exec.Options) (driver.Driver, *said) {
 	o.Command = []string{self}
 	// Under the race detector a program would wait for a second before it ends.
 	o.Env = append(o.Env, "PROGRAM_MODE="+mode, "GORACE=atexit_sleep_ms=0")
-	s := &said{Handler: slog.NewTextHandler(io.Discard, nil)}
+	s := &said{Handler: slog.DiscardHandler}
 	o.Logger = slog.New(s)
 	d, err := exec.New(o)
 	if err != nil {
@@ -179,7 +181,8 @@ func TestOutcomes(t *testing.T) {
 		{"ok", []string{"a", "b", "c"}, []string{"", "", ""}},
 		{"backwards", []string{"a", "b", "c"}, []string{"", "", ""}},
 		{
-			"mixed", []string{"a", "refused-b", "forgotten-c"},
+			"mixed",
+			[]string{"a", "refused-b", "forgotten-c"},
 			[]string{"", "no room for refused-b", `it ended as if all were well; its last words were "that was all"`},
 		},
 		{"crash", []string{"a", "b", "c", "d"}, []string{"", "", `exit status 7; its last words were "panic: out of luck"`, program}},

@@ -78,21 +78,23 @@ func (d *drain) Read(p []byte) (int, error) {
 
 // poll reads what is there, without waiting for more.
 func (d *drain) poll(p []byte) (n int, err error) {
-	if err := d.file.SetReadDeadline(time.Time{}); err != nil {
-		return 0, err
-	}
 	raw, err := d.file.SyscallConn()
 	if err != nil {
 		return 0, err
 	}
 	var failed error
-	err = raw.Read(func(fd uintptr) bool {
-		for {
-			if n, failed = syscall.Read(int(fd), p); !errors.Is(failed, syscall.EINTR) {
-				return true
-			}
+	for err = os.ErrDeadlineExceeded; errors.Is(err, os.ErrDeadlineExceeded); { // the last call's, which may come in between
+		if err := d.file.SetReadDeadline(time.Time{}); err != nil {
+			return 0, err
 		}
-	})
+		err = raw.Read(func(fd uintptr) bool {
+			for {
+				if n, failed = syscall.Read(int(fd), p); !errors.Is(failed, syscall.EINTR) {
+					return true
+				}
+			}
+		})
+	}
 	switch {
 	case err != nil:
 		return 0, err

@@ -2,9 +2,10 @@ package exec_test
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"fmt"
-	"io"
+	"log/slog"
 	"os"
 	osexec "os/exec"
 	"os/signal"
@@ -12,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"espalier/agent/driver/exec"
 )
 
 // TestMain lets the test's own binary be the program that a driver runs.
@@ -171,6 +174,14 @@ func program(mode string) int {
 	case "runaway": // the same, in a session of its own
 		all()
 		forked("escaped")
+	case "agent": // runs another program
+		return agent()
+	case "held":
+		if _, err := os.OpenFile(os.Getenv("PROGRAM_FIFO"), os.O_WRONLY, 0); err != nil {
+			return 1
+		}
+		fmt.Fprintln(os.Stderr, "held")
+		forever()
 	case "escaped", "sleeper":
 		if mode == "escaped" {
 			if _, err := syscall.Setsid(); err != nil {
@@ -208,8 +219,22 @@ func forked(mode string) {
 	}
 	w.Close()
 	pid, err := bufio.NewReader(r).ReadString('\n')
-	if err != nil && err != io.EOF {
+	if err != nil {
 		panic(err)
 	}
 	fmt.Fprint(os.Stderr, "pid ", pid)
+}
+
+// agent is an agent that is about to be killed: it runs a program that holds the
+// pipe.
+func agent() int {
+	d, err := exec.New(exec.Options{
+		Command: []string{os.Args[0]}, Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)),
+		Env: []string{"PROGRAM_MODE=held", "PROGRAM_FIFO=" + os.Getenv("PROGRAM_FIFO")},
+	})
+	if err != nil {
+		return 1
+	}
+	d.Apply(context.Background(), changes("a"))
+	return 0
 }

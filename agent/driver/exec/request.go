@@ -67,14 +67,19 @@ func (q *request) show(o *desired.Object) {
 // plainID returns id, or a hash of one that is long or would have to be escaped
 // anywhere: programs use it in shells and as a file's name.
 func plainID(id string) string {
-	plain := strings.IndexFunc(id, func(r rune) bool {
-		return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || r == '-' || r == '_')
-	}) < 0
-	if plain && id != "" && len(id) <= maxIDBytes {
+	if id != "" && len(id) <= maxIDBytes && strings.IndexFunc(id, special) < 0 {
 		return id
 	}
 	sum := sha256.Sum256([]byte(id))
 	return hex.EncodeToString(sum[:])
+}
+
+func special(r rune) bool {
+	switch {
+	case 'a' <= r && r <= 'z', 'A' <= r && r <= 'Z', '0' <= r && r <= '9', r == '-', r == '_':
+		return false
+	}
+	return true
 }
 
 // batch is what one run of the program is asked, and what it answered. It is
