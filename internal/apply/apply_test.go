@@ -76,6 +76,31 @@ func TestSets(t *testing.T) {
 	w.converged("after a set has left", w.once())
 }
 
+// TestRoutes: other routes take over what others made, of a large set, too.
+func TestRoutes(t *testing.T) {
+	w := newWorld(t, "web-01")
+	w.driver.batch = 4000
+	all := objects{}
+	for i := range 10_000 {
+		all[fmt.Sprintf("run/%05d", i)] = object("1")
+	}
+	w.publish("web-01", all)
+	w.converged("at first", w.once())
+	w.driver.take()
+	w.routes[0].Version = "another"
+	w.restart()
+	w.converged("set up otherwise", w.once())
+	if did := w.driver.take(); did != nil {
+		t.Errorf("set up otherwise: it did %d things, want none", len(did))
+	}
+	w.routes[0].Name = "another"
+	w.restart()
+	w.converged("by another driver", w.once())
+	if did := w.driver.take(); len(did) != len(all) {
+		t.Errorf("by another driver: it did %d things, want each anew", len(did))
+	}
+}
+
 // TestOrder: what comes after others is applied after them, and goes before them.
 func TestOrder(t *testing.T) {
 	w := newWorld(t, "web-01")

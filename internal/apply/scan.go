@@ -3,6 +3,7 @@ package apply
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"iter"
@@ -97,20 +98,41 @@ func wait(ctx context.Context, l *rate.Limiter, n int) error {
 	return nil
 }
 
-// scanEvery scans all that a driver made true, over and over.
+// scanEvery scans all that a driver made true, over and over: at first once that is
+// due after the last scan of which the record knows.
 func (a *Applier) scanEvery(ctx context.Context, r *Route, s driver.Scanner, every time.Duration, b budget) error {
-	for {
-		t := time.NewTimer(every)
-		select {
-		case <-ctx.Done():
-			t.Stop()
+	for due := a.scanned(r, b).Add(every); ; due = time.Now().Add(every) {
+		if pause(ctx, time.Until(due)); ctx.Err() != nil {
 			return nil
-		case <-t.C:
 		}
-		if err := a.scan(ctx, r, s, b, a.made(r)); err != nil && ctx.Err() == nil {
+		switch err := a.scan(ctx, r, s, b, a.made(r)); {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil:
 			a.log.Error("look for drift", "driver", r.Name, "error", err)
+		case b.contents:
+			now := binary.BigEndian.AppendUint64(nil, uint64(time.Now().Unix()))
+			if err := a.record.Update(store.AppliedUpdate{State: map[string][]byte{stateScanned + r.Prefix: now}}); err != nil {
+				return err
+			}
 		}
 	}
+}
+
+// scanned returns when the last scan ended that looked at contents; the others are
+// due whenever an agent starts.
+func (a *Applier) scanned(r *Route, b budget) (at time.Time) {
+	if !b.contents {
+		return at
+	}
+	at = time.Now()
+	_ = a.record.View(func(v *store.AppliedView) error { // else the loop comes upon it, too
+		if kept := v.State(stateScanned + r.Prefix); len(kept) == 8 {
+			at = time.Unix(int64(binary.BigEndian.Uint64(kept)), 0)
+		}
+		return nil
+	})
+	return at
 }
 
 // lookOnce scans all that was made true, as fast as may be.

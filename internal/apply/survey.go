@@ -40,6 +40,7 @@ const (
 	stateRoutes   = "routes"   // routes.print of the routes that it was made by
 	stateSets     = "sets"     // printOf the list that it was made for
 	statePaused   = "paused"   // why, by somebody on the host; absent: it isn't
+	stateScanned  = "scanned " // and a prefix: when its contents were last scanned, in seconds since 1970
 	stateReleased = "released" // the host root whose deletions are let through by somebody on the host
 )
 
@@ -105,7 +106,8 @@ func (a *Applier) compare(sets []Set) error {
 				n, e := h.record.Objects(set)
 				empty, err = empty && n == 0, errors.Join(err, e)
 			}
-			if from = nil; same || empty || err != nil {
+			if same || empty || err != nil {
+				from = nil
 				return err
 			}
 			from, err = a.compareSome(h, from)

@@ -111,7 +111,7 @@ func applyingText(c *desired.Convergence) string {
 		parts = append(parts, c.Reason)
 	}
 	if c.Pending > 0 {
-		parts = append(parts, fmt.Sprintf("%d of %s pending", c.Pending, counted(c.Objects, "object")))
+		parts = append(parts, fmt.Sprintf("%s pending", counted(c.Pending, "object")))
 	}
 	if len(parts) == 0 {
 		return c.State.String()
