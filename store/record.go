@@ -70,6 +70,9 @@ func OpenApplied(dir string, host desired.Name, o Options) (*Applied, error) {
 
 // open opens the file and makes drifts of what is in doubt.
 func (a *Applied) open() error {
+	if err := verifyFile(a.path); err != nil { // or bbolt may go in circles on it, for good
+		return err
+	}
 	h, err := a.opener.open(a.path)
 	if err != nil {
 		return err
