@@ -78,6 +78,13 @@ func BenchmarkRecord(b *testing.B) {
 			}
 		}
 	})
+	b.Run("check", func(b *testing.B) {
+		for b.Loop() {
+			if n, err := a.Check(b.Context()); n != 0 || err != nil {
+				b.Fatal(n, err)
+			}
+		}
+	})
 	b.Run("open", func(b *testing.B) { benchRecordOpen(b, a, dir) })
 }
 
