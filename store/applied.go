@@ -61,23 +61,26 @@ type AppliedBatch struct {
 type AppliedRows struct {
 	Set desired.Name
 	// Put are new, or take the place of rows of their keys. Delete are keys whose
-	// rows go; one that isn't there is none of an error.
+	// rows go; one that isn't there is none of an error, one that is put is.
 	Put    []AppliedRow
 	Delete [][]byte
 }
 
-// AppliedUpdate is a change to the record, in one transaction.
+// AppliedUpdate is a change to the record, in one transaction. Its parts are
+// carried out in their order, but Settled before Drifted and Ended before Begun, so
+// that a key that is in both has drifted.
 type AppliedUpdate struct {
 	Rows []AppliedRows
 	// Drifted are found, or found anew; Settled are keys that are so no longer.
 	Drifted []Drift
 	Settled [][]byte
-	// Begun are about to be applied; Ended are the ids of batches that are done with,
-	// whatever became of them. Of a batch that begun and didn't end, OpenApplied
-	// makes drifts in doubt.
+	// Begun are about to be applied, under ids that no batch has that is under way;
+	// Ended are the ids of batches that are done with, whatever became of them; one
+	// that isn't there is none of an error. Of a batch that began and didn't end,
+	// OpenApplied makes drifts in doubt.
 	Begun []AppliedBatch
 	Ended []uint64
-	// Forgotten are sets of which nothing stays.
+	// Forgotten are sets of which nothing stays, but for drifts.
 	Forgotten []desired.Name
 	// State are small values to keep under a name, at most MaxStateBytes each; nil
 	// removes one.

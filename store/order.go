@@ -24,7 +24,7 @@ import (
 
 // CheckOrder returns an error that matches ErrCycle, and names the cycle, if
 // objects, which are those of a whole set, come after each other in one. It holds
-// in memory the key of each that comes after others and some 100 bytes, and 12
+// in memory the key of each that comes after others and some 120 bytes, and 12
 // bytes for each key that it comes after.
 func CheckOrder(objects iter.Seq2[desired.Change, error]) error {
 	var o ordering

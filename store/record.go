@@ -39,7 +39,7 @@ const doubtReason = "a change was under way when the agent ended"
 // that matches ErrForeign, one that another version of the program wrote is one
 // that matches ErrFormat.
 //
-// Of the keys of batches that begun and did not end, drifts in doubt are made.
+// Of the keys of batches that began and did not end, drifts in doubt are made.
 func OpenApplied(dir string, host desired.Name, o Options) (*Applied, error) {
 	if _, err := desired.ParseName(string(host)); err != nil {
 		return nil, err
@@ -70,6 +70,9 @@ func OpenApplied(dir string, host desired.Name, o Options) (*Applied, error) {
 
 // open opens the file and makes drifts of what is in doubt.
 func (a *Applied) open() error {
+	if err := verifyFile(a.path); err != nil { // or bbolt may go in circles on it, for good
+		return err
+	}
 	h, err := a.opener.open(a.path)
 	if err != nil {
 		return err

@@ -46,7 +46,8 @@ func BenchmarkRecord(b *testing.B) {
 	if err := s.View("bench", func(snap *store.Snapshot) error { salt = snap.Shape().Salt; return nil }); err != nil {
 		b.Fatal(err)
 	}
-	a := openApplied(b, b.TempDir(), store.Options{})
+	dir := b.TempDir()
+	a := openApplied(b, dir, store.Options{})
 	if err := a.Reshape(b.Context(), "bench", salt); err != nil {
 		b.Fatal(err)
 	}
@@ -77,6 +78,23 @@ func BenchmarkRecord(b *testing.B) {
 			}
 		}
 	})
+	b.Run("check", func(b *testing.B) {
+		for b.Loop() {
+			if n, err := a.Check(b.Context()); n != 0 || err != nil {
+				b.Fatal(n, err)
+			}
+		}
+	})
+	b.Run("open", func(b *testing.B) { benchRecordOpen(b, a, dir) })
+}
+
+func benchRecordOpen(b *testing.B, a *store.Applied, dir string) {
+	for b.Loop() {
+		if err := a.Close(); err != nil {
+			b.Fatal(err)
+		}
+		a = openApplied(b, dir, store.Options{})
+	}
 }
 
 func diffRecord(b *testing.B, s *store.Store, a *store.Applied) (n int) {

@@ -1,7 +1,9 @@
 package store_test
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,6 +12,8 @@ import (
 	"strconv"
 	"testing"
 	"time"
+
+	bolt "go.etcd.io/bbolt"
 
 	"espalier/internal/desired"
 	"espalier/store"
@@ -205,8 +209,12 @@ func TestRecordFlippedBits(t *testing.T) {
 	}
 	seed := uint64(time.Now().UnixNano())
 	rng := rand.New(rand.NewPCG(seed, 0))
-	for range 600 {
-		at, bit := rng.IntN(len(whole)), rng.IntN(8)
+	places := branches(whole)
+	for range 400 {
+		places = append(places, rng.IntN(len(whole)))
+	}
+	for _, at := range places {
+		bit := rng.IntN(8)
 		spoiled := append([]byte{}, whole...)
 		spoiled[at] ^= 1 << bit
 		if err := os.WriteFile(path, spoiled, 0o600); err != nil {
@@ -216,6 +224,19 @@ func TestRecordFlippedBits(t *testing.T) {
 			t.Fatalf("bit %d of byte %d of page %d, seed %d", bit, at%os.Getpagesize(), at/os.Getpagesize(), seed)
 		}
 	}
+}
+
+// branches returns the places of the first bytes of a file's branch pages, which
+// refer to other pages: of what they may refer to bbolt believes everything.
+func branches(whole []byte) (places []int) {
+	for at := 0; at < len(whole); at += os.Getpagesize() {
+		if binary.LittleEndian.Uint16(whole[at+8:]) == 1 {
+			for i := range 64 {
+				places = append(places, at+i)
+			}
+		}
+	}
+	return places
 }
 
 // survives opens a record that may be damaged, reads and changes it, and demands
@@ -289,4 +310,91 @@ func (m *recordModel) read(t *testing.T, v *store.AppliedView) error {
 	_ = v.State("n") // damage is noted
 	_, err := v.Root(desired.Name("set"))
 	return err
+}
+
+// TestRecordCheck damages what follows from the rows, and the rows.
+func TestRecordCheck(t *testing.T) {
+	set := func(tx *bolt.Tx, bucket string) *bolt.Bucket {
+		return tx.Bucket([]byte("set:set")).Bucket([]byte(bucket))
+	}
+	first := func(b *bolt.Bucket, change func(k, v []byte) error) error {
+		k, v := b.Cursor().First()
+		return change(bytes.Clone(k), bytes.Clone(v))
+	}
+	tests := map[string]struct {
+		plant func(tx *bolt.Tx) error
+		want  int
+		err   error
+	}{
+		"nothing": {func(*bolt.Tx) error { return nil }, 0, nil},
+		"a node": {func(tx *bolt.Tx) error {
+			b := set(tx, "tree")
+			return first(b, func(k, v []byte) error { v[3] ^= 1; return b.Put(k, v) })
+		}, 1, nil},
+		"a count": {func(tx *bolt.Tx) error {
+			b := set(tx, "tree")
+			return first(b, func(k, v []byte) error { v[32] ^= 1; return b.Put(k, v) })
+		}, 1, nil},
+		"a lost node": {func(tx *bolt.Tx) error {
+			b := set(tx, "tree")
+			return first(b, func(k, _ []byte) error { return b.Delete(k) })
+		}, 1, nil},
+		"an extra node": {func(tx *bolt.Tx) error { return set(tx, "tree").Put([]byte("\x01k/x"), make([]byte, 33)) }, 1, nil},
+		"a lost edge": {func(tx *bolt.Tx) error {
+			b := set(tx, "after")
+			return first(b, func(k, _ []byte) error { return b.Delete(k) })
+		}, 1, nil},
+		"an extra edge": {func(tx *bolt.Tx) error { return set(tx, "after").Put([]byte("\x00\x01ab"), []byte("1234")) }, 1, nil},
+		"an edge": {func(tx *bolt.Tx) error {
+			b := set(tx, "after")
+			return first(b, func(k, v []byte) error { v[0] ^= 1; return b.Put(k, v) })
+		}, 1, nil},
+		"a lost row": {func(tx *bolt.Tx) error {
+			b := set(tx, "objects")
+			return first(b, func(k, _ []byte) error { return b.Delete(k) })
+		}, 1, nil},
+		"a row": {func(tx *bolt.Tx) error {
+			b := set(tx, "objects")
+			return first(b, func(k, v []byte) error { v[3] ^= 1; return b.Put(k, v) })
+		}, 0, store.ErrCorrupt},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			a := openApplied(t, dir, quiet)
+			m := newRecordModel()
+			for _, set := range []desired.Name{"empty", "set"} {
+				if err := a.Reshape(t.Context(), set, 1); err != nil {
+					t.Fatal(err)
+				}
+				m.reshape(set, 1)
+			}
+			for n := range uint64(20) {
+				u := killUpdate(n + 1)
+				u.Begun = nil
+				if err := a.Update(u); err != nil {
+					t.Fatal(err)
+				}
+				m.update(u)
+			}
+			if err := a.Close(); err != nil {
+				t.Fatal(err)
+			}
+			withFile(t, dir+"/applied.db", tt.plant)
+			a = openApplied(t, dir, quiet)
+			if n, err := a.Check(t.Context()); n != tt.want || !errors.Is(err, tt.err) {
+				t.Fatalf("Check = %d, %v, want %d, %v", n, err, tt.want, tt.err)
+			}
+			if tt.err != nil {
+				return
+			}
+			if n, err := a.Check(t.Context()); n != 0 || err != nil {
+				t.Errorf("Check again = %d, %v, want 0", n, err)
+			}
+			if name == "a lost row" {
+				return
+			}
+			viewApplied(t, a, func(v *store.AppliedView) { m.verify(t, v) })
+		})
+	}
 }
