@@ -348,7 +348,7 @@ func TestCancel(t *testing.T) {
 func TestShimKilled(t *testing.T) {
 	w := newWorld(t)
 	touched := w.watch()
-	s := w.spec(2, "parent", "a")
+	s := w.spec(2, "parent", "a").with("stop_timeout", "100ms")
 	w.apply(s)
 	w.awaitLog(0, "ready")
 	w.awaitLog(1, "ready")

@@ -4,7 +4,6 @@ package process_test
 
 import (
 	"context"
-	"encoding/json"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -19,15 +18,6 @@ import (
 )
 
 var seedFlag = flag.Uint64("seed", 0, "of the random histories; 0: the time")
-
-func mustUnmarshalShim(t *testing.T, text []byte) int {
-	t.Helper()
-	var s struct{ Shim struct{ PID int } }
-	if err := json.Unmarshal(text, &s); err != nil {
-		t.Fatal(err)
-	}
-	return s.Shim.PID
-}
 
 // history is a random one, with an oracle of what should run: the versions of the
 // copies by their replica.

@@ -306,10 +306,7 @@ func TestDamage(t *testing.T) {
 	s := w.spec(1, "stay", "a")
 	w.apply(s)
 	pid := w.wants(0)[0]
-	good, err := os.ReadFile(w.statePath(0))
-	if err != nil {
-		t.Fatal(err)
-	}
+	st := w.state(0)
 	if err := os.WriteFile(w.statePath(0), []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -319,7 +316,7 @@ func TestDamage(t *testing.T) {
 	if w.wants(0)[0] != pid {
 		t.Error("a copy whose state is damaged was started anew")
 	}
-	kill(t, mustUnmarshalShim(t, good))
+	kill(t, st.Shim.PID)
 	until(t, "the program is gone", func() bool { return !alive(pid) })
 	until(t, "it is started anew", func() bool { return w.tryApply(t.Context(), s) == nil })
 	w.wants(0)
