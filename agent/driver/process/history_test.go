@@ -38,7 +38,7 @@ func TestHistories(t *testing.T) {
 	if seed == 0 {
 		seed = uint64(time.Now().UnixNano())
 	}
-	for i := range uint64(3) {
+	for i := range uint64(2) {
 		t.Run(fmt.Sprint(seed+i), func(t *testing.T) {
 			h := &history{world: newWorld(t), rng: rand.New(rand.NewPCG(seed+i, 0)), should: map[int]string{}, pids: map[int]int{}}
 			defer func() {
@@ -46,7 +46,7 @@ func TestHistories(t *testing.T) {
 					t.Logf("go test -run TestHistories -seed %d\n%s\n%s", seed+i, strings.Join(h.told, "\n"), h.log.String())
 				}
 			}()
-			for range 30 {
+			for range 25 {
 				h.step()
 			}
 			h.apply(nil)
