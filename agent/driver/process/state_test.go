@@ -3,6 +3,7 @@
 package process
 
 import (
+	"bytes"
 	"errors"
 	"testing"
 )
@@ -23,6 +24,19 @@ func FuzzDecodeState(f *testing.F) {
 			}
 		case s.Run == "" || s.Shim.PID <= 0 || s.Replica < 0 || s.Replica >= MaxReplicas:
 			t.Errorf("decodeState(%q) = %+v", text, s)
+		}
+	})
+}
+
+// FuzzReadOrder shows that a shim starts nothing that it could not tell of.
+func FuzzReadOrder(f *testing.F) {
+	f.Add([]byte(`{"state":{"name":"a","run":"r"},"state_path":"/s","stop_path":"/t","log_path":"/l","log_bytes":9,"log_files":1,` +
+		`"argv":["/bin/true"],"env":["A=b"],"dir":"/","as":{"uid":1,"gid":2,"groups":[3]}}`))
+	f.Add([]byte(`{"argv":["/bin/true"]}`))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		var s shim
+		if err := s.read(bytes.NewReader(text)); err == nil && (len(s.Argv) == 0 || s.State.Run == "" || s.StatePath == "" || s.LogPath == "") {
+			t.Errorf("read(%q) = %+v", text, s.order)
 		}
 	})
 }
