@@ -30,9 +30,8 @@ type Driver struct {
 	boot           string
 	log            *slog.Logger
 
-	mu sync.Mutex
-	// claims are the objects that somebody is at work on; closed once he isn't.
-	claims map[string]chan struct{}
+	mu     sync.Mutex
+	claims map[string]*claim // the objects that somebody is at work on, or looks at
 	// asked are the objects that were asked for since Watch found them.
 	asked map[string]bool
 	// fresh are copies that Watch, if it runs, doesn't know yet; it is told by news.
@@ -49,7 +48,7 @@ func New(o Options) (*Driver, error) {
 	d := &Driver{
 		runDir: filepath.Join(o.Dir, "run"), logDir: o.LogDir, logBytes: o.LogBytes, logFiles: o.LogFiles,
 		shim: o.Shim, orphanAfter: o.OrphanAfter, log: o.Logger,
-		claims: map[string]chan struct{}{}, asked: map[string]bool{}, news: make(chan struct{}, 1),
+		claims: map[string]*claim{}, asked: map[string]bool{}, news: make(chan struct{}, 1),
 	}
 	var err error
 	if d.boot, err = bootID(); err != nil {
@@ -78,7 +77,11 @@ func (d *Driver) Apply(ctx context.Context, changes []driver.Change) []driver.Re
 	results := make([]driver.Result, len(changes))
 	for _, deleted := range []bool{true, false} {
 		for i, c := range changes {
-			if c.Deleted() == deleted {
+			switch {
+			case c.Deleted() != deleted:
+			case ctx.Err() != nil:
+				results[i].Err = context.Cause(ctx)
+			default:
 				results[i].Note, results[i].Err = d.apply(ctx, c)
 			}
 		}
@@ -90,7 +93,7 @@ func (d *Driver) apply(ctx context.Context, c driver.Change) ([]byte, error) {
 	if c.Name == "" {
 		return nil, errors.New("the object's key has no name behind the prefix")
 	}
-	if err := d.claim(ctx, c.Name); err != nil {
+	if err := d.take(ctx, c.Name); err != nil {
 		return nil, err
 	}
 	defer d.release(c.Name)
@@ -233,38 +236,4 @@ func (d *Driver) settled(ctx context.Context, name string, atLeast int) ([]copyS
 		copies = append(copies, c)
 	}
 	return copies, nil
-}
-
-// claim waits until nobody else is at work on the object.
-func (d *Driver) claim(ctx context.Context, name string) error {
-	for {
-		busy := d.tryClaim(name)
-		if busy == nil {
-			return nil
-		}
-		select {
-		case <-busy:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
-}
-
-// tryClaim returns nil if the object is the caller's now, or else a channel that
-// is closed when it is free.
-func (d *Driver) tryClaim(name string) <-chan struct{} {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if busy := d.claims[name]; busy != nil {
-		return busy
-	}
-	d.claims[name] = make(chan struct{})
-	return nil
-}
-
-func (d *Driver) release(name string) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	close(d.claims[name])
-	delete(d.claims, name)
 }

@@ -259,6 +259,7 @@ func TestNothingIsLeft(t *testing.T) {
 // TestRoll shows that copies are replaced one at a time.
 func TestRoll(t *testing.T) {
 	w := newWorld(t)
+	touched := w.watch()
 	file := filepath.Join(t.TempDir(), "counts")
 	w.apply(w.spec(3, "counts", "old", file))
 	for i := range 3 {
@@ -274,6 +275,14 @@ func TestRoll(t *testing.T) {
 	got, err := os.ReadFile(file)
 	if want := "old 0 3\nold 1 3\nold 2 3\n"; err != nil || string(got) != want {
 		t.Errorf("the old copies were asked to end with %q, %v; want %q: all run whenever one is asked", got, err, want)
+	}
+	kill(t, w.wants(0, 1, 2)[0])
+	next(t, touched)
+	w.apply(w.spec(3, "counts", "new", file))
+	select {
+	case <-touched:
+		t.Error("Watch touched the object for copies that were meant to end")
+	default:
 	}
 }
 
@@ -348,7 +357,7 @@ func TestCancel(t *testing.T) {
 func TestShimKilled(t *testing.T) {
 	w := newWorld(t)
 	touched := w.watch()
-	s := w.spec(2, "parent", "a")
+	s := w.spec(2, "parent", "a").with("stop_timeout", "100ms")
 	w.apply(s)
 	w.awaitLog(0, "ready")
 	w.awaitLog(1, "ready")

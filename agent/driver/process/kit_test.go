@@ -25,6 +25,10 @@ import (
 	"espalier/internal/desired"
 )
 
+// goRace keeps the race detector from letting each process sleep for a second
+// before it ends.
+const goRace = "atexit_sleep_ms=10"
+
 // world is a host of one object.
 type world struct {
 	t    testing.TB
@@ -83,7 +87,7 @@ func (w *world) endAll() {
 type spec map[string]any
 
 func (w *world) spec(replicas int, args ...string) spec {
-	return spec{"argv": append([]string{self(w.t), "child"}, args...), "replicas": replicas, "ready_after": "0s"}
+	return spec{"argv": append([]string{self(w.t), "child"}, args...), "replicas": replicas, "ready_after": "0s", "env": map[string]string{"GORACE": goRace}}
 }
 
 func (s spec) with(field string, value any) spec {

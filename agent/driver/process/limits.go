@@ -40,16 +40,16 @@ const (
 
 	// startTimeout bounds how long a shim may take to start its program: an
 	// overloaded machine, a slow disk.
-	startTimeout = 30 * time.Second
+	startTimeout = time.Minute
 	// settleTimeout bounds how long a shim may be between two states, and
 	// settleEvery is how often it is looked at meanwhile.
-	settleTimeout = 30 * time.Second
+	settleTimeout = time.Minute
 	settleEvery   = 20 * time.Millisecond
 	// stopGrace is what a shim gets on top of the stop timeout; then it is killed.
 	stopGrace = 15 * time.Second
 	// killTimeout bounds how long a process may take to go once it was killed: one
 	// that waits for a disk doesn't go before that.
-	killTimeout = 10 * time.Second
+	killTimeout = 30 * time.Second
 	// sweepRounds bounds how often what is left of a copy is looked for, since it
 	// may go on forking.
 	sweepRounds = 10
@@ -78,8 +78,8 @@ const (
 	// doesn't stop a program for longer.
 	outputChunk    = 32 << 10
 	outputChunks   = 32
-	outputPatience = 2 * time.Second
+	outputPatience = 10 * time.Second
 	// drainTimeout bounds how long a shim waits for the last of the output, and
 	// for the disk to take it.
-	drainTimeout = 5 * time.Second
+	drainTimeout = 15 * time.Second
 )

@@ -32,6 +32,7 @@ func TestMain(m *testing.M) {
 			os.Exit(agent(os.Args[2:]))
 		}
 	}
+	os.Setenv("GORACE", os.Getenv("GORACE")+" "+goRace)
 	os.Exit(m.Run())
 }
 

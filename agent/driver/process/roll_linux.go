@@ -124,7 +124,7 @@ func (r *roll) fill(ctx context.Context, copies []copyState) error {
 	}
 	all.Wait()
 	for i, c := range copies {
-		if started[i] {
+		if started[i] && !errors.As(errs[i], new(deathError)) {
 			r.keep(c)
 		}
 	}
@@ -152,14 +152,14 @@ func firstOf(errs []error) error {
 
 // replace puts a copy of the new version in the place of an older one.
 func (r *roll) replace(ctx context.Context, c *copyState) error {
-	started, err := r.restart(ctx, c)
-	if started {
-		r.keep(*c)
-	}
-	if err != nil {
+	if _, err := r.restart(ctx, c); err != nil {
 		return err
 	}
-	return r.ready(ctx, *c)
+	err := r.ready(ctx, *c)
+	if !errors.As(err, new(deathError)) {
+		r.keep(*c)
+	}
+	return err
 }
 
 // restart stops what is in the slot, if anything is, and starts it anew.
@@ -209,8 +209,14 @@ func (c copyState) died() error {
 	if err != nil {
 		return fmt.Errorf("copy %d ended: state: %w", c.replica, err)
 	}
-	return fmt.Errorf("copy %d %s", c.replica, fate(st, c.slot.d.boot))
+	return deathError(fmt.Sprintf("copy %d %s", c.replica, fate(st, c.d.boot)))
 }
+
+// deathError says what became of a copy that didn't stay up. Watch need not tell
+// of it: Apply does.
+type deathError string
+
+func (e deathError) Error() string { return string(e) }
 
 // fate says how a copy that doesn't run ended, its last line included.
 func fate(st *state, boot string) string {

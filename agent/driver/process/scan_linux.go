@@ -28,7 +28,7 @@ func (d *Driver) Scan(ctx context.Context, s driver.Scan) error {
 
 // scan looks at one object, and reports whether there is anything to say.
 func (d *Driver) scan(known driver.Known) (driver.Finding, bool) {
-	if busy := d.tryClaim(known.Name); busy != nil {
+	if !d.tryLook(known.Name) {
 		return driver.Finding{}, false
 	}
 	defer d.release(known.Name)

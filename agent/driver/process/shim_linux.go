@@ -34,6 +34,9 @@ const (
 // program's object said when it was started; all other signals to end it ignores.
 // If it is killed, so is the program.
 func Shim() error {
+	if !regular(0) || !regular(lockFD) {
+		return errors.New("this command is run by the agent, for each copy of a program that it keeps running")
+	}
 	// The program gets SIGKILL when the thread ends that started it.
 	runtime.LockOSThread()
 	s := &shim{}
@@ -73,9 +76,6 @@ func (s *shim) begin() error {
 	// the program's.
 	unix.CloseOnExec(lockFD)
 	_ = unix.CloseRange(lockFD, ^uint(0), unix.CLOSE_RANGE_CLOEXEC) // ENOSYS before Linux 5.11
-	if _, err := unix.FcntlInt(lockFD, unix.F_GETFD, 0); err != nil {
-		return errors.New("this command is run by the agent, which gives it a lock")
-	}
 	s.listen()
 	if err := s.read(os.Stdin); err != nil {
 		return err
@@ -104,6 +104,12 @@ func (s *shim) begin() error {
 	}
 	s.State.End = &ending{At: time.Now(), How: clip("not started: "+err.Error(), maxTailBytes)}
 	return errors.Join(err, writeJSON(s.StatePath, s.State))
+}
+
+// regular reports whether there is a regular file behind a descriptor.
+func regular(fd int) bool {
+	var st unix.Stat_t
+	return unix.Fstat(fd, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFREG
 }
 
 // listen takes over every signal by which somebody may mean this process. It does

@@ -242,7 +242,8 @@ func (s slot) launch(ctx context.Context, o order, lock *os.File) error {
 	defer read.Close()
 	argv := append(append([]string{}, s.d.shim...), "--", s.name, strconv.Itoa(s.replica))
 	p, err := os.StartProcess(argv[0], argv, &os.ProcAttr{
-		Dir: "/", Env: []string{"GOMAXPROCS=2", "GOTRACEBACK=none"}, // it does little
+		// It does little. Nothing of its environment goes to the program.
+		Dir: "/", Env: append(os.Environ(), "GOMAXPROCS=2", "GOMEMLIMIT=16MiB"),
 		Files: []*os.File{stdin, write, write, lock},
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	})

@@ -162,7 +162,7 @@ func (w *watch) await(ctx context.Context, c copyState) error {
 	}
 	// Whoever stops a copy has claimed its object, and lets go of it once the slot
 	// is empty, or holds another run.
-	if err := w.d.claim(ctx, c.name); err != nil {
+	if err := w.d.awaitLook(ctx, c.name); err != nil {
 		return err
 	}
 	st, err := readState(c.statePath())
