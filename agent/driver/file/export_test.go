@@ -2,6 +2,13 @@
 
 package file
 
+import "golang.org/x/sys/unix"
+
+// WatchFails makes the system out of watches for d.
+func WatchFails(d *Driver) {
+	d.addWatch = func(int, string, uint32) (int, error) { return -1, unix.ENOSPC }
+}
+
 // WithoutOpenat2 makes d do without openat2, as on an old system.
 func WithoutOpenat2(d *Driver) *Driver {
 	d.fallback.Store(true)

@@ -39,9 +39,10 @@ type Driver struct {
 	// each says that this system's syncfs does not tell of what went wrong.
 	each bool
 
-	watched watched
-	mu      sync.Mutex
-	swept   map[string]struct{} // folders without leftovers
+	watched  watched
+	addWatch func(fd int, path string, mask uint32) (int, error)
+	mu       sync.Mutex
+	swept    map[string]struct{} // folders without leftovers
 	// suspect are names of which what is in memory need not be on the disk; beyond
 	// maxSuspects, all are.
 	suspect    map[string]struct{}
@@ -78,6 +79,7 @@ func New(o Options) (*Driver, error) {
 	d := &Driver{
 		options: o, unmanaged: unmanaged, uid: uint32(os.Geteuid()), session: binary.BigEndian.Uint32(session[:]),
 		opened: time.Now(), each: oldSyncfs(), swept: map[string]struct{}{}, suspect: map[string]struct{}{},
+		addWatch: unix.InotifyAddWatch,
 	}
 	t, err := d.tree()
 	if err != nil {
