@@ -72,6 +72,9 @@ func churn(root string) error {
 	if err != nil {
 		return err
 	}
+	if rand.IntN(2) == 0 {
+		file.WithSyncfs(d)
+	}
 	notes := map[string][]byte{}
 	for version := rand.Uint64(); ; version++ {
 		var changes []driver.Change
@@ -202,8 +205,8 @@ func once(root string) error {
 	if err != nil {
 		return err
 	}
-	if os.Getenv(childRoot+"_EACH") != "" {
-		file.WithoutSyncfs(d)
+	if os.Getenv(childRoot+"_EACH") == "" {
+		file.WithSyncfs(d)
 	}
 	var changes []driver.Change
 	for _, name := range onceNames() {

@@ -41,3 +41,9 @@ func Match(list []string, name string) (bool, error) {
 	p, err := parsePatterns(list)
 	return p.match(name), err
 }
+
+// WithSyncfs makes d sync the file system however few files there are.
+func WithSyncfs(d *Driver) *Driver {
+	d.few = 0
+	return d
+}

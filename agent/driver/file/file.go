@@ -38,6 +38,7 @@ type Driver struct {
 	noMarks   bool // for tests: there are no extended attributes
 	// each says that this system's syncfs does not tell of what went wrong.
 	each bool
+	few  int // fewFiles
 
 	watched  watched
 	addWatch func(fd int, path string, mask uint32) (int, error)
@@ -79,7 +80,7 @@ func New(o Options) (*Driver, error) {
 	d := &Driver{
 		options: o, unmanaged: unmanaged, uid: uint32(os.Geteuid()), session: binary.BigEndian.Uint32(session[:]),
 		opened: time.Now(), each: oldSyncfs(), swept: map[string]struct{}{}, suspect: map[string]struct{}{},
-		addWatch: unix.InotifyAddWatch,
+		addWatch: unix.InotifyAddWatch, few: fewFiles,
 	}
 	t, err := d.tree()
 	if err != nil {
