@@ -57,7 +57,7 @@ type identity struct{ dev, ino uint64 }
 
 func newBatch(t *tree, changes []driver.Change, results []driver.Result) *batch {
 	b := &batch{t: t, owners: owners{self: t.driver.uid}, touched: map[string]identity{}}
-	b.each = t.driver.each || len(changes) <= fewFiles
+	b.each = t.driver.each || len(changes) <= t.driver.few
 	all := make([]work, len(changes))
 	for i := range changes {
 		w := &all[i]
@@ -224,9 +224,7 @@ func (b *batch) abandon(err error) {
 // descriptors led there, the names don't.
 func (b *batch) checkFolders() {
 	moved := map[string]bool{}
-	d := b.t.driver
 	for path, id := range b.touched {
-		d.watched.learn(path, d.options.MaxWatches)
 		if !b.t.inPlace(path, id.dev, id.ino) {
 			moved[path] = true
 			b.forget(path)
@@ -242,15 +240,22 @@ func (b *batch) checkFolders() {
 
 // settle reports what is done. What is not has left the steps early.
 func (b *batch) settle() {
+	d := b.t.driver
 	names := make([]string, 0, len(b.upserts)+len(b.deletes))
+	learnt, last := false, ""
 	for _, w := range slices.Concat(b.deletes, b.upserts) {
 		if !w.done {
 			continue
 		}
-		if !w.Deleted() {
-			w.result.Note = w.note.encode()
-		}
 		names = append(names, w.Name)
+		if w.Deleted() {
+			continue
+		}
+		w.result.Note = w.note.encode()
+		if !learnt || w.dir != last {
+			d.watched.learn(w.dir, d.options.MaxWatches)
+			learnt, last = true, w.dir
+		}
 	}
-	b.t.driver.trust(names)
+	d.trust(names)
 }

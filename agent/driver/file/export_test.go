@@ -2,6 +2,13 @@
 
 package file
 
+import "golang.org/x/sys/unix"
+
+// WatchFails makes the system out of watches for d.
+func WatchFails(d *Driver) {
+	d.addWatch = func(int, string, uint32) (int, error) { return -1, unix.ENOSPC }
+}
+
 // WithoutOpenat2 makes d do without openat2, as on an old system.
 func WithoutOpenat2(d *Driver) *Driver {
 	d.fallback.Store(true)
@@ -33,4 +40,10 @@ func (n note) Encode() []byte { return n.encode() }
 func Match(list []string, name string) (bool, error) {
 	p, err := parsePatterns(list)
 	return p.match(name), err
+}
+
+// WithSyncfs makes d sync the file system however few files there are.
+func WithSyncfs(d *Driver) *Driver {
+	d.few = 0
+	return d
 }

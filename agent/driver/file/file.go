@@ -38,10 +38,12 @@ type Driver struct {
 	noMarks   bool // for tests: there are no extended attributes
 	// each says that this system's syncfs does not tell of what went wrong.
 	each bool
+	few  int // fewFiles
 
-	watched watched
-	mu      sync.Mutex
-	swept   map[string]struct{} // folders without leftovers
+	watched  watched
+	addWatch func(fd int, path string, mask uint32) (int, error)
+	mu       sync.Mutex
+	swept    map[string]struct{} // folders without leftovers
 	// suspect are names of which what is in memory need not be on the disk; beyond
 	// maxSuspects, all are.
 	suspect    map[string]struct{}
@@ -78,6 +80,7 @@ func New(o Options) (*Driver, error) {
 	d := &Driver{
 		options: o, unmanaged: unmanaged, uid: uint32(os.Geteuid()), session: binary.BigEndian.Uint32(session[:]),
 		opened: time.Now(), each: oldSyncfs(), swept: map[string]struct{}{}, suspect: map[string]struct{}{},
+		addWatch: unix.InotifyAddWatch, few: fewFiles,
 	}
 	t, err := d.tree()
 	if err != nil {

@@ -174,11 +174,16 @@ func (t *tree) explainFolder(path string, err error) error {
 	if !errors.Is(err, unix.ELOOP) && !errors.Is(err, unix.ENOTDIR) && !errors.Is(err, unix.EXDEV) {
 		return explain("open folder", t.full(path), err)
 	}
-	at, parent := "", &t.root
+	at, parent := "", t.root.fd
+	defer func() {
+		if parent != t.root.fd {
+			_ = unix.Close(parent)
+		}
+	}()
 	for segment := range strings.SplitSeq(path, "/") {
 		at = join(at, segment)
 		var st unix.Stat_t
-		if e := unix.Fstatat(parent.fd, segment, &st, unix.AT_SYMLINK_NOFOLLOW); e != nil {
+		if e := unix.Fstatat(parent, segment, &st, unix.AT_SYMLINK_NOFOLLOW); e != nil {
 			break
 		}
 		if st.Mode&unix.S_IFMT != unix.S_IFDIR {
@@ -188,9 +193,15 @@ func (t *tree) explainFolder(path string, err error) error {
 			}
 			return fmt.Errorf("folder %q: it is %s, and not followed: move it away, and what shall be is made there: %w", t.full(at), kindOf(st.Mode), what)
 		}
-		next, e := t.folder(at)
-		if errors.Is(e, unix.EXDEV) || e != nil {
+		next, e := t.openat(parent, segment, unix.O_RDONLY|unix.O_DIRECTORY)
+		if errors.Is(e, unix.EXDEV) {
 			return fmt.Errorf("folder %q: it is a mount point: unmount it, or set cross_mounts on the driver: %w", t.full(at), unix.EXDEV)
+		}
+		if e != nil {
+			break
+		}
+		if parent != t.root.fd {
+			_ = unix.Close(parent)
 		}
 		parent = next
 	}

@@ -16,10 +16,11 @@ const (
 	batchBytes   = 32 << 20
 	// batchTimeout leaves a slow disk time to sync a batch.
 	batchTimeout = 5 * time.Minute
-	// fewFiles is up to how many files are made durable one by one: one fsync
-	// costs less than syncing all that others have written to the file system,
-	// several don't.
-	fewFiles = 4
+	// fewFiles is up to how many files are made durable one by one. On an idle disk,
+	// 64 took 40 ms so, and 22 ms with syncfs; but syncfs waits for all that others
+	// have written: where somebody else wrote a million files, one took 17 ms, and
+	// 1.7 s with syncfs, and 64 took 53 ms and 198 ms.
+	fewFiles = 64
 
 	// maxNameBytes bounds a segment of a name, on every file system of note.
 	maxNameBytes = 255

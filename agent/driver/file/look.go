@@ -22,6 +22,7 @@ type looker struct {
 	t        *tree
 	dir      string
 	dirKnown bool // to the watches
+	owners   owners
 	hasher   desired.Hasher
 	buf      []byte // what files are read into
 }
@@ -98,7 +99,7 @@ func (l *looker) closely(ctx context.Context, f *folder, base string, k driver.K
 	if err != nil || o == nil {
 		return driver.Finding{Err: err}, nil // if nothing shall be any more, nothing is wrong
 	}
-	w, err := (&owners{self: l.driver.uid}).want(o)
+	w, err := l.owners.want(o)
 	if err != nil {
 		return driver.Finding{Err: err}, nil
 	}

@@ -98,7 +98,7 @@ func (s *scan) work(ctx context.Context, full <-chan []driver.Known, empty chan<
 		return err
 	}
 	defer t.close()
-	l := looker{scan: s, t: t}
+	l := looker{scan: s, t: t, owners: owners{self: s.driver.uid}}
 	for chunk := range full {
 		t.flush() // what was opened a while ago may have been moved away since
 		for _, k := range chunk {

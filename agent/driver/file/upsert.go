@@ -20,6 +20,9 @@ func (b *batch) prepare(w *work) error {
 	}
 	b.sweep(f)
 	w.made = max(f.made, w.note.made)
+	if f.fresh {
+		return b.write(f, w) // nothing is there, or what is makes the rename fail
+	}
 	err = unix.Fstatat(f.fd, w.base, &w.before, unix.AT_SYMLINK_NOFOLLOW)
 	if errors.Is(err, unix.ENOENT) {
 		w.before = unix.Stat_t{}

@@ -142,7 +142,7 @@ func (w *watcher) add() {
 			continue
 		}
 		// By descriptor: the path may lead elsewhere by now.
-		wd, err := unix.InotifyAddWatch(w.fd, fmt.Sprintf("/proc/self/fd/%d", f.fd), watchMask)
+		wd, err := d.addWatch(w.fd, fmt.Sprintf("/proc/self/fd/%d", f.fd), watchMask)
 		if err != nil {
 			w.refused(err) // the folder stays known, so that it isn't tried again and again
 			continue
