@@ -2,6 +2,7 @@ package pattern
 
 import (
 	"cmp"
+	"context"
 	"encoding/binary"
 	"math/rand/v2"
 	"slices"
@@ -69,8 +70,9 @@ const (
 	gap = 1 << 32 / serviceObjects
 )
 
-// newHistory makes up the commits of so long.
-func newHistory(p *Point, seed uint64, length time.Duration, codec *delta.Codec) *history {
+// newHistory makes up the commits of so long. It returns the context's cause if that
+// ends first.
+func newHistory(ctx context.Context, p *Point, seed uint64, length time.Duration, codec *delta.Codec) (*history, error) {
 	h := &history{point: p, seed: p.seed(seed), codec: codec}
 	random := rand.New(rand.NewPCG(h.seed, 1))
 	d := drafter{history: h, random: random, slotOf: map[int]int32{}, gone: map[int]bool{}}
@@ -81,6 +83,9 @@ func newHistory(p *Point, seed uint64, length time.Duration, codec *delta.Codec)
 		at += random.ExpFloat64() * p.EverySeconds
 		if at >= length.Seconds() {
 			break
+		}
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
 		}
 		c := commit{at: seconds(at)}
 		var added int
@@ -94,6 +99,9 @@ func newHistory(p *Point, seed uint64, length time.Duration, codec *delta.Codec)
 		h.sums, h.objects = append(h.sums, held.sum), append(h.objects, objects)
 	}
 	for i := range h.commits {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
 		c := &h.commits[i]
 		c.frame = h.frame(c.changes)
 		for _, ch := range c.changes {
@@ -103,7 +111,7 @@ func newHistory(p *Point, seed uint64, length time.Duration, codec *delta.Codec)
 		}
 	}
 	h.perObject = h.measureWhole()
-	return h
+	return h, nil
 }
 
 // drafter draws what commits change.

@@ -11,8 +11,8 @@ const (
 	// for.
 	MinObjects = 100
 	MaxObjects = 50_000_000
-	// MaxValueBytes, MaxChanges and MaxAgents bound the memory of a run, together
-	// with MaxWork.
+	// MaxValueBytes, MaxChanges and MaxAgents bound what a run takes, together with
+	// MaxTotal and MaxWork.
 	MaxValueBytes = 64 << 10
 	MaxChanges    = 100_000
 	MaxAgents     = 10_000
@@ -28,10 +28,12 @@ const (
 	// MinDuration and MaxDuration bound how long states change.
 	MinDuration = 15 * time.Minute
 	MaxDuration = 7 * 24 * time.Hour
-	// MaxWork bounds the changes of a history times the agents that follow it, and
-	// MaxRuns how often one is played.
-	MaxWork = 500_000_000
-	MaxRuns = 10_000
+	// MaxTotal bounds the changes of a history, and MaxWork that number times the
+	// agents that follow it: some 100 bytes and 4 bytes of memory for each. MaxRuns
+	// bounds how often histories are played.
+	MaxTotal = 10_000_000
+	MaxWork  = 100_000_000
+	MaxRuns  = 10_000
 
 	// DefaultDuration is for how long states change; grace is the time after,
 	// without faults, in which all have to converge that will: twice the longest

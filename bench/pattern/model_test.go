@@ -25,9 +25,8 @@ func within(model, real int) bool { return math.Abs(float64(model-real)) <= 0.1*
 // oneCommit returns a history of a single commit.
 func oneCommit(t *testing.T, p Point) *history {
 	t.Helper()
-	codec := delta.NewCodec()
 	for seed := range uint64(1000) {
-		if h := newHistory(&p, seed, seconds(p.EverySeconds), codec); len(h.commits) == 1 {
+		if h := makeHistory(t, p, seed, seconds(p.EverySeconds)); len(h.commits) == 1 {
 			return h
 		}
 	}
@@ -183,7 +182,6 @@ func realDescent(t *testing.T, from, to *revision, codec *delta.Codec) (sent, tr
 // TestDescentModel holds the model of a descent against the real one, over the
 // same keys.
 func TestDescentModel(t *testing.T) {
-	codec := delta.NewCodec()
 	for _, objects := range []int{200, 1000, 20_000, 100_000} {
 		for _, c := range []struct {
 			changes   int

@@ -158,7 +158,10 @@ func Run(ctx context.Context, o Options) (Report, error) {
 	group.SetLimit(runtime.GOMAXPROCS(0))
 	for i := range o.Grid { // a point for each processor: they share nothing, and their rows have places
 		group.Go(func() error {
-			h := newHistory(&o.Grid[i], o.Seed, o.Duration, codec)
+			h, err := newHistory(ctx, &o.Grid[i], o.Seed, o.Duration, codec)
+			if err != nil {
+				return err
+			}
 			for j, p := range patterns {
 				w := newWorld(h, o.Duration, p)
 				if err := w.run(ctx); err != nil {
@@ -208,8 +211,10 @@ func (o *Options) check() ([]Pattern, error) {
 		if err := p.check(); err != nil {
 			return nil, err
 		}
-		if work := o.Duration.Seconds() / p.EverySeconds * float64(p.Changes) * float64(p.Agents); work > MaxWork {
-			return nil, fmt.Errorf("%w point (%v): some %.0f changes for all agents: want at most %d", desired.ErrInvalid, p, work, MaxWork)
+		total := o.Duration.Seconds() / p.EverySeconds * float64(p.Changes)
+		if work := total * float64(p.Agents); total > MaxTotal || work > MaxWork {
+			return nil, fmt.Errorf("%w point (%v): some %.0f changes, %.0f for all agents: want at most %d and %d",
+				desired.ErrInvalid, p, total, work, MaxTotal, MaxWork)
 		}
 	}
 	return patterns, nil

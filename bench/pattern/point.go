@@ -63,7 +63,8 @@ func BasePoint() Point {
 }
 
 // DefaultGrid returns a star: the base point, and from there one figure changed
-// at a time, since a product of all would take hours.
+// at a time, since a product of all would take hours; and a second star's ray of
+// numbers of objects, from the point at which everything goes wrong.
 func DefaultGrid() []Point {
 	var grid []Point
 	add := func(change func(*Point)) {
@@ -92,7 +93,9 @@ func DefaultGrid() []Point {
 		add(func(p *Point) { p.Faults = f })
 	}
 	add(func(p *Point) { p.Faults, p.EverySeconds = Partitions, 1 })
-	add(func(p *Point) { p.Faults, p.Loss = AllFaults, 0.01 })
+	for _, n := range []int{100, 1_000, 10_000, 100_000, 1_000_000} {
+		add(func(p *Point) { p.Objects, p.Faults, p.Loss = n, AllFaults, 0.001 })
+	}
 	return grid
 }
 
