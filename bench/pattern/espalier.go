@@ -26,7 +26,7 @@ type espalier struct {
 	tree    *tree // nil until it is needed
 	touched []int // by revision: the keys that commits up to it name
 	deltas  map[[2]int]*rendered
-	reached map[[2]int]descent
+	reached map[[2]int]comparison
 }
 
 // espalierAgent is an agent of it.
@@ -65,7 +65,7 @@ func newEspalier(w *world, hold time.Duration, journal bool) *espalier {
 	p := &espalier{
 		quiet: quiet{w}, hold: hold, journal: journal, random: rand.New(rand.NewPCG(w.history.seed, 50)),
 		states: make([]espalierAgent, len(w.agents)), touched: []int{0},
-		deltas: map[[2]int]*rendered{}, reached: map[[2]int]descent{},
+		deltas: map[[2]int]*rendered{}, reached: map[[2]int]comparison{},
 	}
 	for _, c := range w.history.commits {
 		p.touched = append(p.touched, p.touched[len(p.touched)-1]+len(c.changes))
@@ -280,7 +280,8 @@ func (p *espalier) ended(a *agent, k *call, to int, then func()) {
 // descend compares trees, a level a round trip.
 func (p *espalier) descend(a *agent, k *call, from, to int, then func()) {
 	p.work.descents++
-	d, frames := p.comparison(from, to)
+	d := p.compare(from, to)
+	p.readObjects(d.objects)
 	p.work.rows += int64(d.rows)
 	p.work.read += int64(d.rows * rowBytes)
 	step := 0
@@ -297,7 +298,7 @@ func (p *espalier) descend(a *agent, k *call, from, to int, then func()) {
 			}
 		})
 		if last {
-			for _, bytes := range frames {
+			for _, bytes := range d.frames {
 				k.reply(bytes+messageBytes, func() {})
 			}
 			k.reply(endDown, func() { p.ended(a, k, to, then) })
@@ -310,22 +311,27 @@ func (p *espalier) descend(a *agent, k *call, from, to int, then func()) {
 	next()
 }
 
-// comparison returns what a descent from one revision to another takes, and the
-// frames that it brings.
-func (p *espalier) comparison(from, to int) (descent, []int) {
+// comparison is a descent from one revision to another, with the objects that it
+// brings and the bytes of their frames.
+type comparison struct {
+	descent
+	objects int
+	frames  []int
+}
+
+func (p *espalier) compare(from, to int) comparison {
+	at := [2]int{from, to}
+	if c, ok := p.reached[at]; ok {
+		return c
+	}
 	if p.tree == nil {
 		p.tree = newTree(p.point.Objects, drawnLevel(p.history.seed))
 	}
 	changes := p.history.union(from, to)
 	places, gone, sent := p.history.places(changes, from, to)
-	at := [2]int{from, to}
-	d, ok := p.reached[at]
-	if !ok {
-		d = p.tree.descend(places, gone, keyBytes+p.point.ValueBytes)
-		p.reached[at] = d
-	}
-	p.readObjects(len(sent))
-	return d, p.history.frames(sent)
+	c := comparison{p.tree.descend(places, gone, keyBytes+p.point.ValueBytes), len(sent), p.history.frames(sent)}
+	p.reached[at] = c
+	return c
 }
 
 // places returns where changes from one revision to another are in a tree, which of
@@ -343,6 +349,11 @@ func (h *history) places(changes []change, from, to int) (places []int32, gone [
 		}
 	}
 	return places, gone, sent
+}
+
+func (p *espalier) save(a *agent) func() {
+	rev := p.states[a.index].rev
+	return func() { p.states[a.index] = espalierAgent{rev: rev} }
 }
 
 func (p *espalier) suspects(a *agent) bool {

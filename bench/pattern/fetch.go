@@ -51,6 +51,11 @@ func (p *fetching) forget(a *agent) {
 	s.fetching, s.again, s.planned = false, false, false
 }
 
+func (p *fetching) save(a *agent) func() {
+	rev := p.states[a.index].rev
+	return func() { p.states[a.index].rev = rev }
+}
+
 func (p *fetching) suspects(a *agent) bool {
 	s := &p.states[a.index]
 	return s.fetching || s.failing || s.planned

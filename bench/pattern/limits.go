@@ -82,6 +82,7 @@ const (
 	partitionTime       = 10 * time.Minute
 	restartsEvery       = 15 * time.Minute
 	agentDownTime       = 10 * time.Second
+	rollbackTime        = 10 * time.Minute
 	serverRestartsEvery = 30 * time.Minute
 	serverDownTime      = 30 * time.Second
 )

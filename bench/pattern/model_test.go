@@ -198,9 +198,9 @@ func TestDescentModel(t *testing.T) {
 				s := h.original(place)
 				return shape.Level(s.appendKey(nil))
 			})
-			d, frames := p.comparison(0, 1)
+			d := p.compare(0, 1)
 			model := openUp + beginDown + endDown + d.bytes() + (2*len(d.up)-1)*messageBytes
-			for _, bytes := range frames {
+			for _, bytes := range d.frames {
 				model += bytes + messageBytes
 			}
 			real, trips := realDescent(t, from, to, codec)
@@ -242,9 +242,9 @@ func TestTransferModel(t *testing.T) {
 			model += pullDown + openUp + beginDown + h.whole(0) + endDown
 		case "descent-10000":
 			p := newEspalier(newWorld(h, time.Hour, Pattern{make: newDescending}), 0, false)
-			d, frames := p.comparison(0, 1)
+			d := p.compare(0, 1)
 			model += pullDown + openUp + beginDown + d.bytes() + (2*len(d.up)-1)*messageBytes + endDown
-			for _, bytes := range frames {
+			for _, bytes := range d.frames {
 				model += bytes + messageBytes
 			}
 		case "warm-10000":

@@ -34,7 +34,8 @@ type Pattern struct {
 	Name string
 	// Says is what it does, in a few words.
 	Says string
-	// Sound says that it ends in step once faults do, whatever went wrong.
+	// Sound says that it ends in step once faults do, whatever went wrong on the
+	// network or with processes.
 	Sound bool
 	make  func(*world) protocol
 }

@@ -48,10 +48,15 @@ const (
 	Restarts Faults = "restarts"
 	// AllFaults: those together.
 	AllFaults Faults = "all"
+	// Rollbacks: each agent's disk, once, comes back as it was 10 minutes before, as
+	// that of a virtual machine does whose snapshot is restored.
+	Rollbacks Faults = "rollbacks"
 )
 
 // AllOfFaults returns the values of Faults.
-func AllOfFaults() []Faults { return []Faults{NoFaults, Cuts, Partitions, Restarts, AllFaults} }
+func AllOfFaults() []Faults {
+	return []Faults{NoFaults, Cuts, Partitions, Restarts, AllFaults, Rollbacks}
+}
 
 // BasePoint is what the points of the default grid have in common but for one
 // figure.
@@ -60,6 +65,14 @@ func BasePoint() Point {
 		Objects: 100_000, ValueBytes: 100, Agents: 20, EverySeconds: 60, Changes: 10,
 		DelayMillis: 10, AgentMbit: 100, ServerMbit: 1000, Faults: NoFaults,
 	}
+}
+
+// WorstPoint is the base point with all that can go wrong, and a segment in a
+// thousand lost.
+func WorstPoint() Point {
+	p := BasePoint()
+	p.Faults, p.Loss = AllFaults, 0.001
+	return p
 }
 
 // DefaultGrid returns a star: the base point, and from there one figure changed
@@ -94,7 +107,7 @@ func DefaultGrid() []Point {
 	}
 	add(func(p *Point) { p.Faults, p.EverySeconds = Partitions, 1 })
 	for _, n := range []int{100, 1_000, 10_000, 100_000, 1_000_000} {
-		add(func(p *Point) { p.Objects, p.Faults, p.Loss = n, AllFaults, 0.001 })
+		add(func(p *Point) { *p = WorstPoint(); p.Objects = n })
 	}
 	return grid
 }

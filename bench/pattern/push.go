@@ -12,6 +12,7 @@ func (quiet) lost(*agent)          {}
 func (quiet) started(*agent)       {}
 func (quiet) restarted()           {}
 func (quiet) suspects(*agent) bool { return false }
+func (quiet) save(*agent) func()   { return func() {} }
 
 // steady is a protocol over connections that are always there, or being made.
 type steady struct{ quiet }
@@ -237,6 +238,12 @@ func (p *numbered) started(a *agent) {
 	s := &p.states[a.index]
 	s.waiting, s.heard = false, p.now
 	p.ask(a)
+}
+
+func (p *numbered) save(a *agent) func() {
+	s := &p.states[a.index]
+	next := s.next
+	return func() { *s = numberedAgent{next: next, ahead: map[int]bool{}} }
 }
 
 func (p *numbered) suspects(a *agent) bool {

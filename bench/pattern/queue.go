@@ -78,6 +78,11 @@ func (p *broker) connected(a *agent) {
 	}
 }
 
+func (p *broker) save(a *agent) func() {
+	received := p.queues[a.index].received
+	return func() { p.queues[a.index].received = received }
+}
+
 func (p *broker) lost(a *agent) {
 	p.queues[a.index].unacked = 0
 	p.steady.lost(a)

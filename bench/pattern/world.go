@@ -22,6 +22,9 @@ type protocol interface {
 	// started tells that an agent's process runs again, with what it keeps on its
 	// disk.
 	started(a *agent)
+	// save returns a function that brings back what an agent keeps on its disk now,
+	// beside what it mirrors.
+	save(a *agent) func()
 	// restarted tells that the orchestrator's does.
 	restarted()
 	// suspects reports whether an agent can tell that it may not be in step.
@@ -205,6 +208,11 @@ func (w *world) planFaults() {
 			w.arrivals(random, restartsEvery, a.restart)
 		}
 	}
+	if w.point.Faults == Rollbacks {
+		for _, a := range w.agents {
+			w.after(time.Duration(random.Float64()*float64(w.length-rollbackTime-agentDownTime)), a.rollback)
+		}
+	}
 	if has(Restarts) {
 		w.arrivals(random, serverRestartsEvery, w.stopServer)
 	}
@@ -237,6 +245,17 @@ func (a *agent) restart() {
 	a.dialing = nil
 	a.conn.end()
 	a.world.after(agentDownTime, a.start)
+}
+
+// rollback brings an agent's disk back, later, as it is now.
+func (a *agent) rollback() {
+	versions, sum, others := slices.Clone(a.versions), a.sum, a.world.protocol.save(a)
+	a.world.after(rollbackTime, func() {
+		a.restart()
+		a.versions, a.sum = versions, sum
+		others()
+		a.changed()
+	})
 }
 
 func (a *agent) start() {
