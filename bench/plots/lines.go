@@ -119,9 +119,9 @@ func (n names) Plot(c draw.Canvas, p *plot.Plot) {
 	}
 	for _, l := range all {
 		look, x := looks[l.line.name], trX(l.line.xys[len(l.line.xys)-1].X)
-		c.StrokeLine2(draw.LineStyle{Color: look.color, Width: 0.6}, x+6, l.at, x+20, l.y)
+		c.StrokeLine2(draw.LineStyle{Color: look.color, Width: 1.2}, x+6, l.at, x+20, l.y)
 		style := p.X.Tick.Label
-		style.Font, style.XAlign, style.YAlign, style.Color = sans(textSize), draw.XLeft, draw.YCenter, look.color
+		style.Font, style.XAlign, style.YAlign = sans(textSize), draw.XLeft, draw.YCenter
 		c.FillText(style, vg.Point{X: x + 23, Y: l.y}, l.line.name)
 	}
 }
