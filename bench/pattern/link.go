@@ -26,6 +26,8 @@ type pipe struct {
 	begun  time.Duration // of the message that is being sent
 	flow   *flow         // nil: none, or one that takes no share of the card
 	quiet  time.Duration // since when nothing was sent
+	burst  int           // bytes sent since it was idle, and since when that is
+	opened time.Duration
 	last   time.Duration // when the message before arrives
 }
 
@@ -136,7 +138,7 @@ func (p *pipe) sent() {
 	p.queued -= int64(m.bytes)
 	*p.bytes += int64(m.bytes)
 	a.traffic.messages++
-	p.last = max(p.last, w.now+w.point.delay()+p.slowStart(m.bytes)+a.late(segments(m.bytes)))
+	p.last = max(p.last, w.now+w.point.delay()+a.late(segments(m.bytes)), p.slowStart(m.bytes)+w.point.delay())
 	p.quiet = w.now
 	w.after(p.last-w.now, func() {
 		if !p.conn.ended && m.arrive != nil {
@@ -151,20 +153,29 @@ func (p *pipe) sent() {
 	}
 }
 
-// slowStart is by how many round trips a long message is late on a connection that
-// was idle: the window starts at ten segments and doubles (RFC 5681, RFC 6928).
+// slowStart is when TCP's window lets the end of a message go at the earliest: it
+// starts at ten segments on a connection that was idle, and doubles with each round
+// trip until it fills the line (RFC 5681, RFC 6928).
 func (p *pipe) slowStart(bytes int) time.Duration {
-	if p.begun-p.quiet < idleTime {
-		return 0
+	if p.begun-p.quiet >= idleTime {
+		p.burst, p.opened = 0, p.begun
 	}
+	p.burst += bytes
 	trip := p.conn.agent.world.trip()
-	full := p.card.most * trip.Seconds() // of the line
-	late, sent, window := time.Duration(0), 0.0, float64(firstWindow*segment)
-	for ; sent+window < float64(bytes) && window < full; window *= 2 {
-		sent += window
-		late += trip
+	trips, left := windows(p.burst, p.card.most*trip.Seconds())
+	return p.opened + time.Duration(trips)*trip + seconds(left/p.card.most)
+}
+
+// windows is how many windows have to be acknowledged before the last of so many
+// bytes is sent, and how many bytes are sent then; a window of full bytes and those
+// after it wait for nothing.
+func windows(bytes int, full float64) (n int, left float64) {
+	left = float64(bytes)
+	for window := float64(firstWindow * segment); left > window && window < full; window *= 2 {
+		left -= window
+		n++
 	}
-	return late
+	return n, left
 }
 
 // late is how much later a message arrives since its last segments were lost: each
@@ -269,10 +280,12 @@ func (a *agent) datagram(bytes int, arrive func()) {
 			return
 		}
 	}
+	w.clear = max(w.now, w.clear) + seconds(float64(bytes)/w.out.all)
+	a.clear = max(w.clear, a.clear) + seconds(float64(bytes)*8/(w.point.AgentMbit*1e6))
 	delay := w.point.delay()
-	delay += seconds(float64(bytes)/w.out.most) + time.Duration(a.random.Float64()*datagramJitter*float64(delay))
+	delay += time.Duration(a.random.Float64() * datagramJitter * float64(delay))
 	life := a.life
-	w.after(delay, func() {
+	w.after(a.clear+delay-w.now, func() {
 		if life == a.life && !a.cut {
 			arrive()
 		}

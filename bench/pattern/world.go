@@ -39,6 +39,7 @@ type world struct {
 	history   *history
 	length    time.Duration // for which states change
 	out, in   resource      // the orchestrator's network card
+	clear     time.Duration // when it has sent its datagrams
 	agents    []*agent
 	protocol  protocol
 	up        bool // the orchestrator runs
@@ -58,8 +59,9 @@ type agent struct {
 	index   int
 	random  *rand.Rand
 	up      bool
-	cut     bool // nothing passes between it and the orchestrator
-	life    int  // of its process: what was asked in another is void
+	cut     bool          // nothing passes between it and the orchestrator
+	life    int           // of its process: what was asked in another is void
+	clear   time.Duration // when its line has carried its datagrams
 	conn    *conn
 	dialing []func(*conn)
 	retries int           // in a row
