@@ -26,8 +26,7 @@ type pipe struct {
 	begun  time.Duration // of the message that is being sent
 	flow   *flow         // nil: none, or one that takes no share of the card
 	quiet  time.Duration // since when nothing was sent
-	burst  int           // bytes sent since it was idle, and since when that is
-	opened time.Duration
+	window window
 	last   time.Duration // when the message before arrives
 }
 
@@ -153,29 +152,39 @@ func (p *pipe) sent() {
 	}
 }
 
-// slowStart is when TCP's window lets the end of a message go at the earliest: it
-// starts at ten segments on a connection that was idle, and doubles with each round
-// trip until it fills the line (RFC 5681, RFC 6928).
-func (p *pipe) slowStart(bytes int) time.Duration {
-	if p.begun-p.quiet >= idleTime {
-		p.burst, p.opened = 0, p.begun
-	}
-	p.burst += bytes
-	trip := p.conn.agent.world.trip()
-	trips, left := windows(p.burst, p.card.most*trip.Seconds())
-	return p.opened + time.Duration(trips)*trip + seconds(left/p.card.most)
+// window is how much TCP may send of what isn't acknowledged.
+type window struct {
+	size, left float64       // bytes, and how many of them may be sent until opens
+	opens      time.Duration // when those sent first are acknowledged
+	sent       time.Duration // when what there was had been sent
 }
 
-// windows is how many windows have to be acknowledged before the last of so many
-// bytes is sent, and how many bytes are sent then; a window of full bytes and those
-// after it wait for nothing.
-func windows(bytes int, full float64) (n int, left float64) {
-	left = float64(bytes)
-	for window := float64(firstWindow * segment); left > window && window < full; window *= 2 {
-		left -= window
-		n++
+// slowStart is when TCP's window lets the end of a message go at the earliest: it
+// starts at ten segments on a connection that was idle, and doubles with each round
+// trip that has used it up, until it fills the line (RFC 5681, RFC 6928).
+func (p *pipe) slowStart(bytes int) time.Duration {
+	w, trip, rate := &p.window, p.conn.agent.world.trip(), p.card.most
+	if w.sent = max(w.sent, p.begun); p.begun-p.quiet >= idleTime {
+		*w = window{size: firstWindow * segment, left: firstWindow * segment, opens: p.begun + trip, sent: p.begun}
 	}
-	return n, left
+	rest := float64(bytes)
+	for rest > 0 && w.size < rate*trip.Seconds() {
+		if w.left == 0 {
+			w.sent = max(w.sent, w.opens)
+		}
+		if w.sent >= w.opens {
+			if w.left == 0 {
+				w.size *= 2
+			}
+			w.left, w.opens = w.size, w.sent+trip
+			continue
+		}
+		part := min(rest, w.left)
+		w.left, rest = w.left-part, rest-part
+		w.sent += seconds(part / rate)
+	}
+	w.sent += seconds(rest / rate)
+	return w.sent
 }
 
 // late is how much later a message arrives since its last segments were lost: each

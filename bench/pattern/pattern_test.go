@@ -374,29 +374,20 @@ func TestResource(t *testing.T) {
 	}
 }
 
-// TestWindows holds the waits of slow start against RFC 6928's first windows, of 10,
-// 20, 40 segments.
-func TestWindows(t *testing.T) {
-	for _, c := range []struct {
-		segments int
-		full     float64 // segments
-		want     int
-	}{{1, 1e6, 0}, {10, 1e6, 0}, {11, 1e6, 1}, {30, 1e6, 1}, {31, 1e6, 2}, {70, 1e6, 2}, {71, 1e6, 3}, {1000, 1, 0}, {1000, 15, 1}, {1000, 40, 2}} {
-		if got, _ := windows(c.segments*segment, c.full*segment); got != c.want {
-			t.Errorf("windows(%d segments, %g) = %d, want %d", c.segments, c.full, got, c.want)
-		}
-	}
-}
-
 // TestSlowStart sends the same bytes as one message and as many: they arrive at the
 // same time.
 func TestSlowStart(t *testing.T) {
 	arrival := func(parts int) time.Duration {
 		w := newWorld(makeHistory(t, small(nil), 1, time.Hour), time.Hour, All()[0])
 		var at time.Duration
+		down := &w.agents[0].conn.down
 		w.after(time.Minute, func() {
+			if parts < 0 { // a word first
+				down.send(message{bytes: 100})
+				w.after(w.trip(), func() { down.send(message{bytes: 120_000, arrive: func() { at = w.now - time.Minute }}) })
+			}
 			for range parts {
-				w.agents[0].conn.down.send(message{bytes: 120_000 / parts, arrive: func() { at = w.now - time.Minute }})
+				down.send(message{bytes: 120_000 / parts, arrive: func() { at = w.now - time.Minute }})
 			}
 		})
 		for w.step(2 * time.Minute) {
@@ -407,6 +398,9 @@ func TestSlowStart(t *testing.T) {
 	// Three windows of 14.6, 29.2 and 58.4 kB, the rest at 12.5 MB/s, and the delay.
 	if want := 3*20*time.Millisecond + 1424*time.Microsecond + 10*time.Millisecond; (one - want).Abs() > time.Millisecond {
 		t.Errorf("a message of 120 kB arrives after %v, want %v", one, want)
+	}
+	if got, want := arrival(-1), one+20*time.Millisecond; (got - want).Abs() > time.Millisecond {
+		t.Errorf("asked for a round trip after a word was said, it arrives after %v, want %v", got, want)
 	}
 	for _, parts := range []int{2, 8, 100} {
 		if got := arrival(parts); (got - one).Abs() > time.Millisecond {
