@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -234,8 +235,8 @@ func (a *app) root() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		PersistentPreRunE: func(c *cobra.Command, _ []string) error {
-			if a.output != "" && a.output != "json" {
-				return misusef("unknown output %q: use -o json, or leave it out", a.output)
+			if more := strings.Fields(c.Annotations[moreOutputs]); a.output != "" && a.output != "json" && !slices.Contains(more, a.output) {
+				return misusef("unknown output %q: use -o %s, or leave it out", a.output, strings.Join(append([]string{"json"}, more...), ", "))
 			}
 			if err := c.ValidateRequiredFlags(); err != nil { // cobra would, but not call it misuse
 				return misusef("%w\nsee '%s --help'", err, c.CommandPath())
@@ -279,6 +280,9 @@ func (a *app) root() *cobra.Command {
 	root.AddCommand(a.versionCommand(), a.probeCommand(), a.shimCommand(), a.fleetServerCommand())
 	return root
 }
+
+// moreOutputs is the annotation of a command that names what -o takes besides json.
+const moreOutputs = "outputs"
 
 // complete says which values shells offer for a flag. Naming one that does not
 // exist is a mistake in this program.
