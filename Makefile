@@ -17,7 +17,7 @@ export GOFLAGS := $(shell $(GO) env GOFLAGS) -buildvcs=false
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test sim planted check check-format check-modules check-proto lint fmt proto fuzz faults bench tools clean
+.PHONY: help build demo test sim planted check check-format check-modules check-proto lint fmt proto fuzz faults bench bench-peers check-peers tools clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -77,6 +77,25 @@ faults: ## Let server and agents meet bad networks and sudden ends, for 5 minute
 
 bench: ## Run the Go benchmarks COUNT times (1); compare two outputs with bin/tools/benchstat
 	$(GO) test -run '^$$' -bench . -benchmem -count $(COUNT) ./...
+
+# Others, and Espalier among them, in a module of its own, so that Espalier doesn't depend on them.
+# It has Espalier's requirements as well: when those move, "go mod tidy" there.
+OBJECTS ?= 1000000
+RUNS    ?= 3
+PEERS   := bin/peers --espalier bin/espalier
+
+bin/peers: FORCE
+	$(GO) build -C bench/peers -o $(CURDIR)/bin/peers .
+
+FORCE:
+
+bench-peers: build bin/peers ## Measure etcd, NATS, delta xDS, rsync and Espalier alike, with OBJECTS (1000000), RUNS (3) times
+	$(PEERS) --objects $(OBJECTS) --runs $(RUNS) --report bench/report
+
+check-peers: build bin/peers ## Check that bench-peers works, with few objects
+	$(GO) mod tidy -C bench/peers -diff
+	$(GO) vet -C bench/peers ./...
+	$(PEERS) --objects 2000 --runs 1 --idle 1s >/dev/null
 
 tools: ## Install all pinned tools into bin/tools
 	@$(INSTALL) $$(awk '/^[^#]/ { print $$1 }' tools/versions)
