@@ -114,7 +114,7 @@ func measureKind(ctx context.Context, o Options, kind peer.Kind, s *Server) (row
 			return m.rows, fmt.Errorf("%s: %w", way.Name, err)
 		}
 	}
-	s.PeakRSS = m.peak
+	s.PeakResident, s.PeakOwn = m.peak.Resident, m.peak.Own
 	return m.rows, nil
 }
 
@@ -125,9 +125,9 @@ type match struct {
 	peer    peer.Peer
 	work    *workload.Workload
 	dir     string
-	mark    uint64 // of the last commit
-	clients int    // that there were
-	peak    uint64 // the highest of the server's
+	mark    uint64       // of the last commit
+	clients int          // that there were
+	peak    meter.Memory // of the server, in all that was measured
 	rows    []Row
 }
 
@@ -140,8 +140,11 @@ func (m *match) measureWay(ctx context.Context, way peer.Way) (err error) {
 	}
 	defer func() { err = errors.Join(err, proxy.Close()) }()
 	c := &course{match: m, way: way, proxy: proxy, runs: m.Runs, sizes: m.Sizes}
+	if way.Relists {
+		c.sizes = m.Sizes[:1]
+	}
 	if way.Slow {
-		c.runs, c.sizes = 1, m.Sizes[:1]
+		c.runs = 1
 	}
 	defer func() { err = errors.Join(err, c.drop()) }()
 	return c.run(ctx)
@@ -156,7 +159,7 @@ func (c *course) measure(ctx context.Context, do func(context.Context) error) (s
 	}
 	process := c.peer.Process()
 	peak := process.WatchPeak()
-	defer func() { s.peak = peak(); c.peak = max(c.peak, s.peak) }()
+	defer func() { s.peak = peak(); c.noteMemory(s.peak) }()
 	cpu, err := process.CPU()
 	if err != nil {
 		return s, err
@@ -179,4 +182,8 @@ func (c *course) measure(ctx context.Context, do func(context.Context) error) (s
 		s.trips = trips.RoundTrips()
 	}
 	return s, nil
+}
+
+func (m *match) noteMemory(peak meter.Memory) {
+	m.peak = meter.Memory{Resident: max(m.peak.Resident, peak.Resident), Own: max(m.peak.Own, peak.Own)}
 }

@@ -94,8 +94,8 @@ func checkRow(t *testing.T, row contest.Row) {
 	if (row.Wrong == nil) != (want == nil) || want != nil && *row.Wrong != *want {
 		t.Errorf("%s, %s, %d %s: %v, want %v", row.Way, row.Scenario, row.Changes, row.Shape, row.Wrong, want)
 	}
-	if row.Bytes.Median == 0 && row.Scenario != peer.Idle || row.PeakRSS == 0 {
-		t.Errorf("%s, %s: %.0f bytes, %d bytes of memory: nothing was counted", row.Way, row.Scenario, row.Bytes.Median, row.PeakRSS)
+	if row.Bytes.Median == 0 && row.Scenario != peer.Idle || row.PeakOwn == 0 {
+		t.Errorf("%s, %s: %.0f bytes, %d bytes of memory: nothing was counted", row.Way, row.Scenario, row.Bytes.Median, row.PeakOwn)
 	}
 	if row.Payload > 0 && row.Bytes.Median < 0.5*float64(row.Payload) {
 		t.Errorf("%s, %s: %.0f bytes for a payload of %d that doesn't compress", row.Way, row.Scenario, row.Bytes.Median, row.Payload)

@@ -10,7 +10,7 @@ import (
 	"espalier/bench/peers/internal/workload"
 )
 
-const tableHead = `| what | whose | bytes both ways | over payload | time | server's CPU | server's peak memory | round trips | both ends the same |
+const tableHead = `| what | whose | bytes both ways | over payload | time | server's CPU | server's peak memory; its own | round trips | both ends the same |
 |---|---|---|---|---|---|---|---|---|
 `
 
@@ -25,7 +25,7 @@ func (r Report) Markdown() string {
 	fmt.Fprintf(&b, "Medians of %d, with the lowest and the highest where they differ by more than 2%%; what was measured once says so. "+
 		"Bytes are counted on the TCP connection by a proxy, the same for all. "+
 		"Times are from when a change is published, or a client connects, until the client has it. "+
-		"CPU and memory are those of the server's process. \"Nothing happens\" is watched for %v. "+
+		"CPU and memory are those of the server's process; what is its own is not pages of files, which the system can drop. \"Nothing happens\" is watched for %v. "+
 		"\"The same\" holds every object of the client's copy against what was published.\n\n",
 		r.Runs, time.Duration(r.IdleSeconds*float64(time.Second)))
 	for _, s := range r.Servers {
@@ -53,7 +53,7 @@ func (s Server) line() string {
 	case s.Failed != "":
 		return line + "; failed: " + s.Failed
 	}
-	return line + fmt.Sprintf("; loaded in %s; peak memory of the server %s", seconds(s.LoadSeconds), size(float64(s.PeakRSS)))
+	return line + fmt.Sprintf("; loaded in %s; peak memory of the server %s, %s of it its own", seconds(s.LoadSeconds), memory(s.PeakResident), memory(s.PeakOwn))
 }
 
 // title says what is measured.
@@ -111,7 +111,7 @@ func (r Row) cells() []string {
 	if r.Scenario == peer.Idle {
 		took = "–"
 	}
-	return []string{spread(r.Bytes, size), over, took, spread(r.ServerCPU, cpu), size(float64(r.PeakRSS)), trips, same}
+	return []string{spread(r.Bytes, size), over, took, spread(r.ServerCPU, cpu), memory(r.PeakResident) + "; " + memory(r.PeakOwn), trips, same}
 }
 
 func (r Row) brief() string { return strings.Join(r.cells(), ", ") }
@@ -138,6 +138,8 @@ func size(n float64) string {
 		return fmt.Sprintf("%.2f GB", n/1e9)
 	}
 }
+
+func memory(n uint64) string { return fmt.Sprintf("%.0f MiB", float64(n)/(1<<20)) }
 
 func digits(n float64) int {
 	if n < 10 {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"slices"
 
+	"espalier/bench/peers/internal/meter"
 	"espalier/bench/peers/internal/peer"
 	"espalier/bench/peers/internal/workload"
 )
@@ -27,27 +28,32 @@ type Server struct {
 	Version     string  `json:"version"`
 	Keeps       string  `json:"keeps"`
 	LoadSeconds float64 `json:"load_seconds"`
-	PeakRSS     uint64  `json:"peak_rss_bytes"` // of its process, from its start on
-	Skipped     string  `json:"skipped,omitempty"`
-	Failed      string  `json:"failed,omitempty"`
+	// Of its process in all that was measured, resident, and what of that was not
+	// pages of files.
+	PeakResident uint64 `json:"peak_resident_bytes"`
+	PeakOwn      uint64 `json:"peak_own_bytes"`
+	Skipped      string `json:"skipped,omitempty"`
+	Failed       string `json:"failed,omitempty"`
 }
 
 // Row is what one way of one server took in one scenario.
 type Row struct {
-	Server     string         `json:"server"`
-	Way        string         `json:"way"`
-	Scenario   peer.Scenario  `json:"scenario"`
-	Changes    int            `json:"changes"`
-	Shape      workload.Shape `json:"shape,omitempty"`
-	Payload    int            `json:"payload_bytes"` // of what changed, the median
-	Runs       int            `json:"runs"`
-	Bytes      Stat           `json:"bytes"` // both ways
-	Up         Stat           `json:"bytes_up"`
-	Down       Stat           `json:"bytes_down"`
-	Seconds    Stat           `json:"seconds"`
-	ServerCPU  Stat           `json:"server_cpu_seconds"`
-	PeakRSS    uint64         `json:"server_peak_rss_bytes"`
-	RoundTrips int            `json:"round_trips,omitempty"` // 0: not known
+	Server    string         `json:"server"`
+	Way       string         `json:"way"`
+	Scenario  peer.Scenario  `json:"scenario"`
+	Changes   int            `json:"changes"`
+	Shape     workload.Shape `json:"shape,omitempty"`
+	Payload   int            `json:"payload_bytes"` // of what changed, the median
+	Runs      int            `json:"runs"`
+	Bytes     Stat           `json:"bytes"` // both ways
+	Up        Stat           `json:"bytes_up"`
+	Down      Stat           `json:"bytes_down"`
+	Seconds   Stat           `json:"seconds"`
+	ServerCPU Stat           `json:"server_cpu_seconds"`
+	// Of the server's process: resident, and what of that was not pages of files.
+	PeakResident uint64 `json:"server_peak_resident_bytes"`
+	PeakOwn      uint64 `json:"server_peak_own_bytes"`
+	RoundTrips   int    `json:"round_trips,omitempty"` // 0: not known
 	// Wrong says how the copy differed from what the server has, in the worst of
 	// the runs; nil: it didn't.
 	Wrong *workload.Verdict `json:"wrong,omitempty"`
@@ -74,7 +80,7 @@ func statOf(samples []sample, figure func(sample) float64) Stat {
 type sample struct {
 	up, down, cpu, seconds float64
 	payload                int
-	peak                   uint64
+	peak                   meter.Memory
 	trips                  int
 	verdict                workload.Verdict
 }
@@ -96,7 +102,7 @@ func (r *Row) fill(samples []sample) {
 	r.Payload = int(statOf(samples, func(s sample) float64 { return float64(s.payload) }).Median)
 	r.RoundTrips = int(statOf(samples, func(s sample) float64 { return float64(s.trips) }).Median)
 	for _, s := range samples {
-		r.PeakRSS = max(r.PeakRSS, s.peak)
+		r.PeakResident, r.PeakOwn = max(r.PeakResident, s.peak.Resident), max(r.PeakOwn, s.peak.Own)
 		if v := s.verdict; !v.Same() && (r.Wrong == nil || weight(v) > weight(*r.Wrong)) {
 			r.Wrong = &v
 		}

@@ -11,25 +11,33 @@ import (
 // memoryPeriod is how often the memory of children is looked at.
 const memoryPeriod = 20 * time.Millisecond
 
-// WatchPeak returns the most memory that was resident at a time, in bytes, until
-// stop is called: the kernel's own figure for the process, and a sample every
-// memoryPeriod of it and its children together.
-func (p *Process) WatchPeak() (stop func() uint64) {
+// Memory is what was resident of a process at most, in bytes.
+type Memory struct {
+	// Resident is the kernel's own figure, or that of a sample of the process and
+	// its children together, if that is more.
+	Resident uint64
+	// Own is what is not pages of files, which the kernel can drop: the most of
+	// the samples.
+	Own uint64
+}
+
+// WatchPeak returns the most memory that was resident at a time until stop is
+// called. It takes a sample every memoryPeriod.
+func (p *Process) WatchPeak() (stop func() Memory) {
 	_ = os.WriteFile(p.proc("clear_refs"), []byte("5"), 0) // the kernel's figure begins anew
-	var peak uint64
+	var peak Memory
 	done, ended := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)
 		tick := time.NewTicker(memoryPeriod)
 		defer tick.Stop()
 		for {
-			if children := p.children(); len(children) > 0 {
-				sum := memory(p.command.Process.Pid, "VmRSS")
-				for _, pid := range children {
-					sum += memory(pid, "VmRSS")
-				}
-				peak = max(peak, sum)
+			resident, own := uint64(0), uint64(0)
+			for _, pid := range append(p.children(), p.command.Process.Pid) {
+				resident += memory(pid, "VmRSS")
+				own += memory(pid, "RssAnon")
 			}
+			peak = Memory{Resident: max(peak.Resident, resident), Own: max(peak.Own, own)}
 			select {
 			case <-done:
 				return
@@ -37,10 +45,11 @@ func (p *Process) WatchPeak() (stop func() uint64) {
 			}
 		}
 	}()
-	return func() uint64 {
+	return func() Memory {
 		close(done)
 		<-ended
-		return max(peak, memory(p.command.Process.Pid, "VmHWM"))
+		peak.Resident = max(peak.Resident, memory(p.command.Process.Pid, "VmHWM"))
+		return peak
 	}
 }
 

@@ -111,8 +111,8 @@ func TestProcess(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if peak := p.WatchPeak()(); peak == 0 {
-		t.Error("a process without memory")
+	if peak := p.WatchPeak()(); peak.Own == 0 || peak.Resident <= peak.Own {
+		t.Errorf("WatchPeak = %+v, want some, and its program's pages as well", peak)
 	}
 	if _, err := p.CPU(); err != nil {
 		t.Error(err)

@@ -51,9 +51,9 @@ func Etcd() Kind {
 		Name: "etcd", Version: versionOf("go.etcd.io/etcd/server/v3"), Keeps: "server: on disk, synced; client: in memory",
 		Ways: []Way{
 			{Name: etcdStream, Does: []Scenario{First, Gone}},
-			{Name: etcdOnePage, Does: []Scenario{First, Gone}},
-			{Name: etcdPages, Does: []Scenario{First, Gone}},
-			{Name: etcdDefaults, Does: []Scenario{First, Gone}, Slow: true},
+			{Name: etcdOnePage, Does: []Scenario{First, Gone}, Relists: true},
+			{Name: etcdPages, Does: []Scenario{First, Gone}, Relists: true},
+			{Name: etcdDefaults, Does: []Scenario{First, Gone}, Relists: true, Slow: true},
 			{Name: etcdWatch, Does: []Scenario{Warm, Idle, Check, Nothing, Resume}},
 		},
 		Start: startEtcd,

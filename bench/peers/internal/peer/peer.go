@@ -46,7 +46,10 @@ type Kind struct {
 type Way struct {
 	Name string
 	Does []Scenario
-	// Slow ways are measured once, and of what is gone only the smallest change.
+	// Relists says that a client is sent everything, whatever has changed: one size
+	// of change is measured.
+	Relists bool
+	// Slow ways are measured once.
 	Slow bool
 }
 
