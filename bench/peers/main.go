@@ -58,6 +58,7 @@ func parse(args []string) (config, error) {
 	f.IntVar(&c.options.Runs, "runs", 3, "how often each is measured; the table has medians")
 	f.Uint64Var(&c.options.Seed, "seed", 1, "what the objects and changes are made from")
 	f.DurationVar(&c.options.Idle, "idle", time.Minute, "for how long a client that waits is watched")
+	f.DurationVar(&c.options.Enough, "enough", 2*time.Minute, "repeat no further what has taken as long; 0: whatever it takes")
 	f.StringVar(&c.options.Espalier, "espalier", "", "the program espalier; empty: it is built")
 	f.StringVar(&c.only, "only", "", "some of "+strings.Join(names(), ", ")+", separated by commas; empty: all")
 	f.StringVar(&c.output, "o", "markdown", "markdown or json")
@@ -184,7 +185,7 @@ func (c *config) publish(r contest.Report) error {
 		return errors.Join(err, werr)
 	}
 	if r.Failed() {
-		return errors.New("something failed, or a copy was wrong whose server has its history; see the report")
+		return errors.New("something failed, or a copy is wrong; see the report")
 	}
 	return nil
 }

@@ -21,6 +21,8 @@ type Options struct {
 	Objects int
 	Seed    uint64
 	Runs    int
+	// Enough ends the repetition of what has taken as long; 0: never.
+	Enough time.Duration
 	// Sizes are how many objects change at a time, as far as they are at most a
 	// tenth of all; nil: DefaultSizes.
 	Sizes []int

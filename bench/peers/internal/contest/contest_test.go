@@ -66,8 +66,8 @@ func TestKinds(t *testing.T) {
 			o := options(t, kind)
 			o.Espalier = espalier
 			r := run(t, o)
-			if failed := r.Servers[0].Failed; failed != "" {
-				t.Fatal(failed)
+			if failed := r.Servers[0].Failed; failed != "" || r.Failed() {
+				t.Fatalf("Failed = %t: %s", r.Failed(), failed)
 			}
 			for _, way := range kind.Ways {
 				for _, s := range way.Does {
@@ -114,7 +114,7 @@ func TestCompactedMeansListing(t *testing.T) {
 	}
 }
 
-// TestWrongClientIsFound plants a client that drops what it is told to delete.
+// TestWrongClientIsFound plants clients that ignore some of what they are told.
 func TestWrongClientIsFound(t *testing.T) {
 	for _, c := range []struct {
 		name  string
@@ -133,7 +133,7 @@ func TestWrongClientIsFound(t *testing.T) {
 				t.Errorf("Failed = %t", r.Failed())
 			}
 			for _, row := range r.Rows {
-				if row.Scenario != peer.Warm && row.Scenario != peer.Resume {
+				if row.Scenario == peer.First || row.Scenario == peer.Nothing {
 					continue
 				}
 				if (row.Wrong == nil) != (c.want == nil) || c.want != nil && *row.Wrong != *c.want {
@@ -208,7 +208,7 @@ type fake struct {
 
 func fakeKind(ignored func(workload.Change) bool) peer.Kind {
 	return peer.Kind{
-		Name: "fake", Ways: []peer.Way{{Name: "way", Does: []peer.Scenario{peer.First, peer.Warm, peer.Nothing, peer.Resume}}},
+		Name: "fake", Ways: []peer.Way{{Name: "way", Does: []peer.Scenario{peer.First, peer.Warm, peer.Nothing, peer.Resume, peer.Gone}}},
 		Start: func(context.Context, peer.Env) (peer.Peer, error) {
 			p, err := meter.Start(exec.Command("cat"))
 			if err != nil {

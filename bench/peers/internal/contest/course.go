@@ -102,6 +102,7 @@ func (c *course) judge(ctx context.Context, s *sample) (err error) {
 // done adds a row of what was measured.
 func (c *course) done(row Row, samples []sample) {
 	row.Server, row.Way = c.kind.Name, c.way.Name
+	row.known = c.way.Forgetful && row.Scenario == peer.Gone
 	row.fill(samples)
 	c.rows = append(c.rows, row)
 	c.Log("%s, %s, %s: %s", row.Server, row.Way, row.title(), row.brief())
@@ -110,8 +111,8 @@ func (c *course) done(row Row, samples []sample) {
 // repeat measures something several times. prepare, unless it is nil, is called
 // before each, and returns the payload; what is measured is judged.
 func (c *course) repeat(ctx context.Context, row Row, prepare func(context.Context) (int, error), do func(context.Context) error) error {
-	samples := make([]sample, c.runs)
-	for i := range samples {
+	var samples []sample
+	for began := time.Now(); c.goesOn(len(samples), began); {
 		payload := 0
 		var err error
 		if prepare != nil {
@@ -119,16 +120,23 @@ func (c *course) repeat(ctx context.Context, row Row, prepare func(context.Conte
 				return err
 			}
 		}
-		if samples[i], err = c.measure(ctx, do); err != nil {
+		s, err := c.measure(ctx, do)
+		if err != nil {
 			return err
 		}
-		samples[i].payload += payload
-		if err := c.judge(ctx, &samples[i]); err != nil {
+		s.payload = payload
+		if err := c.judge(ctx, &s); err != nil {
 			return err
 		}
+		samples = append(samples, s)
 	}
 	c.done(row, samples)
 	return nil
+}
+
+// goesOn reports whether something is measured once more.
+func (c *course) goesOn(done int, began time.Time) bool {
+	return done == 0 || done < c.runs && (c.Enough == 0 || time.Since(began) < c.Enough)
 }
 
 func (c *course) first(ctx context.Context) error {

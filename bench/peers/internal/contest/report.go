@@ -57,6 +57,8 @@ type Row struct {
 	// Wrong says how the copy differed from what the server has, in the worst of
 	// the runs; nil: it didn't.
 	Wrong *workload.Verdict `json:"wrong,omitempty"`
+
+	known bool // that it goes wrong
 }
 
 // Stat is the median of the runs and their spread.
@@ -73,7 +75,8 @@ func statOf(samples []sample, figure func(sample) float64) Stat {
 		all[i] = figure(s)
 	}
 	slices.Sort(all)
-	return Stat{Median: all[len(all)/2], Low: all[0], High: all[len(all)-1]}
+	middle := (all[(len(all)-1)/2] + all[len(all)/2]) / 2
+	return Stat{Median: middle, Low: all[0], High: all[len(all)-1]}
 }
 
 // sample is one measurement.
@@ -111,11 +114,11 @@ func (r *Row) fill(samples []sample) {
 
 func weight(v workload.Verdict) int { return v.Missing + v.Stale + v.Kept }
 
-// Failed reports whether something could not be measured, or a copy was wrong
-// although its way does not drop the server's history.
+// Failed reports whether something could not be measured, or a copy was wrong of
+// which that was not known.
 func (r Report) Failed() bool {
 	return slices.ContainsFunc(r.Servers, func(s Server) bool { return s.Failed != "" }) ||
-		slices.ContainsFunc(r.Rows, func(row Row) bool { return row.Wrong != nil && row.Scenario != peer.Gone })
+		slices.ContainsFunc(r.Rows, func(row Row) bool { return row.Wrong != nil && !row.known })
 }
 
 // scenarioOrder is that of the table.

@@ -53,7 +53,7 @@ func Etcd() Kind {
 			{Name: etcdStream, Does: []Scenario{First, Gone}},
 			{Name: etcdOnePage, Does: []Scenario{First, Gone}, Relists: true},
 			{Name: etcdPages, Does: []Scenario{First, Gone}, Relists: true},
-			{Name: etcdDefaults, Does: []Scenario{First, Gone}, Relists: true, Slow: true},
+			{Name: etcdDefaults, Does: []Scenario{First}, Slow: true},
 			{Name: etcdWatch, Does: []Scenario{Warm, Idle, Check, Nothing, Resume}},
 		},
 		Start: startEtcd,

@@ -20,8 +20,8 @@ func newHeld() *held {
 	return h
 }
 
-// edit calls fn with the objects, which it may change or replace, and returns
-// the mark that they are at then.
+// edit calls fn with the objects, which it may change or replace; what it returns
+// is the copy from then on, at that mark.
 func (h *held) edit(fn func(objects map[string][]byte) (now map[string][]byte, mark uint64)) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -37,7 +37,7 @@ func NATS() Kind {
 		Keeps: "server: on disk, synced every 2 min (its default); client: in memory",
 		Ways: []Way{
 			{Name: natsWatchAll, Does: []Scenario{First, Warm, Idle, Check, Gone}},
-			{Name: natsResume, Does: []Scenario{Nothing, Resume, Gone}},
+			{Name: natsResume, Does: []Scenario{Nothing, Resume, Gone}, Forgetful: true},
 		},
 		Start: startNATS,
 	}

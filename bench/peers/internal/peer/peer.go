@@ -49,6 +49,9 @@ type Way struct {
 	// Relists says that a client is sent everything, whatever has changed: one size
 	// of change is measured.
 	Relists bool
+	// Forgetful says that a copy is wrong, and no error says so, where history is
+	// gone: what the table is to show.
+	Forgetful bool
 	// Slow ways are measured once.
 	Slow bool
 }

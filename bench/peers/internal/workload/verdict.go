@@ -37,18 +37,20 @@ func (v Verdict) String() string {
 // the copy once, in any order.
 func (w *Workload) Judge(each func(object func(key string, value []byte)) error) (Verdict, error) {
 	var v Verdict
-	seen := make(map[string]bool, len(w.keys))
+	w.judged++
+	right, found := make([]byte, ValueBytes), 0
 	err := each(func(key string, value []byte) {
-		version, ok := w.versions[key]
-		switch {
-		case !ok || seen[key]:
+		object, ok := w.versions[key]
+		if !ok || object.judged == w.judged {
 			v.Kept++
 			return
-		case !bytes.Equal(value, w.value(key, version)):
+		}
+		object.judged = w.judged
+		found++
+		if w.putValue(right, key, object.step); !bytes.Equal(value, right) {
 			v.Stale++
 		}
-		seen[key] = true
 	})
-	v.Missing = len(w.keys) - len(seen)
+	v.Missing = len(w.keys) - found
 	return v, err
 }

@@ -3,7 +3,6 @@
 package workload
 
 import (
-	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
 	"iter"
@@ -23,6 +22,9 @@ const (
 	MaxObjects = 9_999_000
 	// serviceObjects is how many objects a service starts with.
 	serviceObjects = 1000
+	// fnvOffset and fnvPrime are those of FNV-1a, 64 bits.
+	fnvOffset = 14695981039346656037
+	fnvPrime  = 1099511628211
 	// MostChanged is the largest part of the objects that one step changes: one in
 	// so many.
 	MostChanged = 10
@@ -48,9 +50,16 @@ const (
 type Workload struct {
 	seed     uint64
 	rng      *rand.Rand
-	keys     []string          // ascending
-	versions map[string]uint64 // by key; what the value is made from
-	step     uint64            // changes are made in steps; 0 made the first objects
+	keys     []string // ascending
+	versions map[string]*version
+	step     uint64 // changes are made in steps; 0 made the first objects
+	judged   uint64 // copies so far
+}
+
+// version is what an object's value is made from.
+type version struct {
+	step   uint64 // that made it
+	judged uint64 // the last copy that had it
 }
 
 // New returns the workload of so many objects.
@@ -58,9 +67,9 @@ func New(objects int, seed uint64) (*Workload, error) {
 	if objects < MinObjects || objects > MaxObjects {
 		return nil, fmt.Errorf("%d objects: want %d to %d", objects, MinObjects, MaxObjects)
 	}
-	w := &Workload{seed: seed, rng: rand.New(rand.NewPCG(seed, 1)), versions: make(map[string]uint64, objects)}
+	w := &Workload{seed: seed, rng: rand.New(rand.NewPCG(seed, 1)), versions: make(map[string]*version, objects)}
 	for i := range objects {
-		w.versions[w.newKey(i/serviceObjects)] = 0
+		w.versions[w.newKey(i/serviceObjects)] = &version{}
 	}
 	w.keys = make([]string, 0, objects)
 	for key := range w.versions {
@@ -89,14 +98,25 @@ func (w *Workload) free(key string) bool {
 
 func keyOf(service int, id uint32) string { return fmt.Sprintf("svc/%04d/obj/%08x", service, id) }
 
-// value returns the bytes of a key's value as of a step.
-func (w *Workload) value(key string, version uint64) []byte {
-	from := make([]byte, 0, 64)
-	from = binary.LittleEndian.AppendUint64(from, w.seed)
-	from = binary.LittleEndian.AppendUint64(from, version)
-	random := rand.NewChaCha8(sha256.Sum256(append(from, key...)))
+// putValue makes value that of a key as of a step: what a generator of random
+// numbers makes of both, so that it doesn't compress.
+func (w *Workload) putValue(value []byte, key string, step uint64) {
+	h := uint64(fnvOffset)
+	for i := range len(key) {
+		h = (h ^ uint64(key[i])) * fnvPrime
+	}
+	var random rand.PCG
+	random.Seed(w.seed^h, step)
+	var word [8]byte
+	for len(value) > 0 {
+		binary.LittleEndian.PutUint64(word[:], random.Uint64())
+		value = value[copy(value, word[:]):]
+	}
+}
+
+func (w *Workload) value(key string, step uint64) []byte {
 	value := make([]byte, ValueBytes)
-	_, _ = random.Read(value) // never fails
+	w.putValue(value, key, step)
 	return value
 }
 
@@ -113,7 +133,7 @@ func (w *Workload) Batches(size int) iter.Seq[[]Change] {
 		for keys := range slices.Chunk(w.keys, size) {
 			batch := make([]Change, len(keys))
 			for i, key := range keys {
-				batch[i] = Change{Key: key, Value: w.value(key, w.versions[key])}
+				batch[i] = Change{Key: key, Value: w.value(key, w.versions[key].step)}
 			}
 			if !yield(batch) {
 				return
@@ -190,7 +210,7 @@ func (w *Workload) change(place int, k kind, shape Shape) Change {
 			key = keyOf(service, id)
 		}
 	}
-	w.versions[key] = w.step
+	w.versions[key] = &version{step: w.step}
 	return Change{Key: key, Value: w.value(key, w.step)}
 }
 

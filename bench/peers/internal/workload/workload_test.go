@@ -1,6 +1,8 @@
 package workload_test
 
 import (
+	"bytes"
+	"compress/flate"
 	"maps"
 	"slices"
 	"strings"
@@ -154,5 +156,24 @@ func TestNewRefuses(t *testing.T) {
 		if _, err := workload.New(objects, 1); err == nil {
 			t.Errorf("New(%d) took it", objects)
 		}
+	}
+}
+
+// TestValuesDontCompress holds the values of all objects against a compressor.
+func TestValuesDontCompress(t *testing.T) {
+	var packed bytes.Buffer
+	to, err := flate.NewWriter(&packed, flate.BestCompression)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := 0
+	for batch := range newWorkload(t, 5000, 1).Batches(1000) {
+		for _, c := range batch {
+			n, _ := to.Write(c.Value) // to memory
+			all += n
+		}
+	}
+	if err := to.Close(); err != nil || packed.Len() < all {
+		t.Errorf("%d bytes of values compress to %d, %v", all, packed.Len(), err)
 	}
 }
