@@ -112,7 +112,7 @@ func (c *course) done(row Row, samples []sample) {
 // before each, and returns the payload; what is measured is judged.
 func (c *course) repeat(ctx context.Context, row Row, prepare func(context.Context) (int, error), do func(context.Context) error) error {
 	var samples []sample
-	for began := time.Now(); c.goesOn(len(samples), began); {
+	for c.goesOn(samples) {
 		payload := 0
 		var err error
 		if prepare != nil {
@@ -135,8 +135,12 @@ func (c *course) repeat(ctx context.Context, row Row, prepare func(context.Conte
 }
 
 // goesOn reports whether something is measured once more.
-func (c *course) goesOn(done int, began time.Time) bool {
-	return done == 0 || done < c.runs && (c.Enough == 0 || time.Since(began) < c.Enough)
+func (c *course) goesOn(samples []sample) bool {
+	took := 0.0
+	for _, s := range samples {
+		took += s.seconds
+	}
+	return len(samples) == 0 || len(samples) < c.runs && (c.Enough == 0 || took < c.Enough.Seconds())
 }
 
 func (c *course) first(ctx context.Context) error {

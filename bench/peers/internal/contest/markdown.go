@@ -22,7 +22,7 @@ func (r Report) Markdown() string {
 		grouped(float64(r.Objects)), workload.KeyBytes, workload.ValueBytes, size(float64(r.Payload)), r.Seed, r.Date)
 	fmt.Fprintf(&b, "The machine: %d cores of %q, %s, Linux %s, Go %s; everything over its loopback.\n",
 		r.Machine.Cores, r.Machine.CPU, size(float64(r.Machine.Memory)), r.Machine.Kernel, r.Machine.Go)
-	fmt.Fprintf(&b, "Medians of %d, with the lowest and the highest where they differ by more than 2%%; of what takes long there are fewer, and the row says how many. "+
+	fmt.Fprintf(&b, "Medians of %d, with the lowest and the highest where they differ by more than 2%%; of what takes long there are fewer, and the row says of how many it is. "+
 		"Bytes are counted on the TCP connection by a proxy, the same for all. "+
 		"Times are from when a change is published, or a client connects, until the client has it. "+
 		"CPU and memory are those of the server's process; what is its own is not pages of files, which the system can drop. \"Nothing happens\" is watched for %v. "+

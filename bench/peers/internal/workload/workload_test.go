@@ -133,8 +133,10 @@ func TestJudgeDetects(t *testing.T) {
 			}
 		}, workload.Verdict{Stale: 1}},
 		{"kept", func(m map[string]string) { m["svc/0000/obj/nothing!"] = "" }, workload.Verdict{Kept: 1}},
-		{"followed nothing", func(m map[string]string) { clear(m); maps.Copy(m, stale) },
-			workload.Verdict{Missing: 10, Stale: 80, Kept: 10}},
+		{
+			"followed nothing", func(m map[string]string) { clear(m); maps.Copy(m, stale) },
+			workload.Verdict{Missing: 10, Stale: 80, Kept: 10},
+		},
 		{"followed all but deletions", func(m map[string]string) {
 			for _, c := range changes {
 				if c.Value == nil {
