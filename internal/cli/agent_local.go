@@ -88,7 +88,9 @@ func (a *app) agentReleaseCommand() *cobra.Command {
 func (a *app) printApplying(host string, c *desired.Convergence) error {
 	fmt.Fprintf(a.Out, "%s is %s\n", host, applyingText(c))
 	rows := [][2]string{
-		{"desired", c.Desired.String()}, {"applied", c.Applied.String()}, {"observed", c.Observed.String()},
+		{"desired", c.Desired.String()},
+		{"applied", c.Applied.String()},
+		{"observed", c.Observed.String()},
 		{"objects", fmt.Sprintf("%d, %d pending, %d failed, %d unmanaged, %d drifted", c.Objects, c.Pending, c.Failed, c.Unmanaged, c.Drifted)},
 		{"drift", fmt.Sprintf("%d found, %d corrected since the agent started", c.Found, c.Corrected)},
 	}
