@@ -17,7 +17,7 @@ export GOFLAGS := $(shell $(GO) env GOFLAGS) -buildvcs=false
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test sim planted check check-format check-modules check-proto lint fmt proto fuzz faults bench tools clean
+.PHONY: help build demo test sim planted check check-format check-modules check-proto lint fmt proto fuzz faults bench bench-report bench-compare tools clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -77,6 +77,17 @@ faults: ## Let server and agents meet bad networks and sudden ends, for 5 minute
 
 bench: ## Run the Go benchmarks COUNT times (1); compare two outputs with bin/tools/benchstat
 	$(GO) test -run '^$$' -bench . -benchmem -count $(COUNT) ./...
+
+bench-report: ## Play the patterns' default grid, and write bench/report with tables and plots
+	$(GO) run ./cmd/bench-report
+
+# BENCH, PKG and COUNT narrow it down: make bench-compare BASE=main PKG=./merkle BENCH=Update COUNT=10
+BASE  ?= main
+BENCH ?= .
+PKG   ?= ./...
+bench-compare: ## Run the Go benchmarks of BASE (main) and of what is here in turns, and compare them
+	@$(INSTALL) benchstat
+	@GO=$(GO) BENCH='$(BENCH)' COUNT=$(if $(filter file,$(origin COUNT)),6,$(COUNT)) tools/bench-compare '$(BASE)' $(PKG)
 
 tools: ## Install all pinned tools into bin/tools
 	@$(INSTALL) $$(awk '/^[^#]/ { print $$1 }' tools/versions)

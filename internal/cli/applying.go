@@ -66,8 +66,8 @@ func (a *app) printOrders(h wire.HostInfo) {
 	}
 }
 
-// printApplying says how far a host is with making true what it mirrors.
-func (a *app) printApplying(h wire.HostInfo) {
+// printProgress says how far a host is with making true what it mirrors.
+func (a *app) printProgress(h wire.HostInfo) {
 	c := h.Report.Applying
 	if c == nil {
 		return
@@ -136,8 +136,8 @@ func brief(d time.Duration) string {
 	return waits(d)
 }
 
-// printFailures shows what has failed on a host.
-func (a *app) printFailures(h wire.HostInfo) error {
+// printFailed shows what has failed on a host.
+func (a *app) printFailed(h wire.HostInfo) error {
 	c := h.Report.Applying
 	if c == nil || len(c.Failures) == 0 {
 		return nil

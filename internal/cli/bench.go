@@ -20,14 +20,17 @@ import (
 func (a *app) benchCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "bench",
-		Short: "Measure what transfers, commits, polls and fleets take",
+		Short: "Measure what transfers, commits, polls and fleets take, and compare ways to transfer state",
 		Long: "Measures a real server and real agents over loopback, in one process but for 'fleet', on made-up\n" +
 			"sets in a temporary folder that is removed at the end (TMPDIR says where). Times depend on the\n" +
-			"machine; the ratios are taken within one run. 'pacing' alone is a simulation, in virtual time.",
+			"machine; the ratios are taken within one run. 'pacing' and 'convergence' are simulations, in virtual time.",
 		Args: exactArgs(),
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	c.AddCommand(a.benchTransferCommand(), a.benchCommitCommand(), a.benchPollCommand(), a.benchHeldCommand(), a.benchFleetCommand(), a.benchPacingCommand())
+	c.AddCommand(
+		a.benchTransferCommand(), a.benchCommitCommand(), a.benchPollCommand(), a.benchHeldCommand(), a.benchFleetCommand(),
+		a.benchPacingCommand(), a.benchFilesCommand(), a.benchConvergenceCommand(),
+	)
 	return c
 }
 

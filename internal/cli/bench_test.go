@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"espalier/bench"
+	"espalier/bench/pattern"
 	"espalier/internal/cli"
 )
 
@@ -81,6 +82,11 @@ func TestBench(t *testing.T) {
 		{"commit --objects 2000 --rounds 1", []string{"1 change", "100 changes, scattered", "200 changes, clustered", "Growth"}},
 		{"poll --agents 2 --seconds 0.5", []string{"idle poll", "empty call", "106 B", "the median of 1 pair"}},
 		{"pacing --hosts 20 --hours 1", []string{"poisson", "bursty", "rollouts", "restart", "espalier", "held", "20 hosts, 1 hours"}},
+		{"convergence --duration 15m --objects 500,1000 --patterns poll,delta,espalier --faults none,partitions", []string{
+			"500 objects\n", "1000 objects, faults: partitions\n", "P99", "espalier ", "20 of 20", "never", "states change for 15 minutes",
+		}},
+		{"convergence --duration 15m --every 30s --patterns informer -o markdown", []string{"### a commit every 30 s", "| pattern | p50", "| informer |"}},
+		{"convergence --duration 15m --loss 0,0.1 --delay 20ms --patterns espalier -o csv", []string{"objects,value_bytes", "loss,delay_ms", ",0.1,20,"}},
 		{"poll --agents 2 --seconds 0.5 --tls", []string{"idle poll over TLS", "150 B", "Over TLS it takes"}},
 	} {
 		status, out, errs := runBench(t, append([]string{"bench"}, strings.Fields(c.args)...)...)
@@ -101,6 +107,7 @@ func TestBenchJSON(t *testing.T) {
 		"commit --objects 2000 --rounds 1":                  &bench.CommitReport{},
 		"poll --agents 2 --seconds 0.5":                     &bench.PollReport{},
 		"pacing --hosts 20 --hours 1":                       &bench.PacingReport{},
+		"convergence --duration 15m --agents 3 --clustered": &pattern.Report{},
 	} {
 		status, out, errs := runBench(t, append([]string{"bench", "-o", "json"}, strings.Fields(args)...)...)
 		d := json.NewDecoder(strings.NewReader(out))
@@ -117,6 +124,8 @@ func TestBenchMisuse(t *testing.T) {
 		"bench commit --value-bytes 1", "bench fleet --agents 0", "bench fleet --interval 0s", "bench fleet --agents 30001", "bench poll --agents 1001", "bench poll --seconds 0", "bench poll --seconds 1e300",
 		"bench transfer --rounds 0", "bench commit --rounds 0", "bench commit --objects-large -1", "bench poll --agents 0",
 		"bench poll --concurrency -1", "bench pacing --hosts 0", "bench pacing --hours 0.5", "bench pacing --hours NaN",
+		"bench convergence --patterns telepathy", "bench convergence --loss 1", "bench convergence --faults meteor", "bench convergence -o xml",
+		"bench convergence --duration 0s", "bench convergence --objects 99", "bench convergence --changes 0", "bench transfer -o csv",
 		"bench pacing --interval 0s", "bench pacing --interval 1s", "bench pacing --objective 10s", "bench pacing --objective 2h",
 	} {
 		status, out, errs := runBench(t, strings.Fields(args)...)

@@ -154,14 +154,14 @@ func (a *app) hostStatus(ctx context.Context, name string) error {
 	}
 	a.printListState(h)
 	a.printOrders(h)
-	a.printApplying(h)
+	a.printProgress(h)
 	for _, p := range h.Report.Problems {
 		fmt.Fprintf(a.Out, "problem     %s\n", printable(p.Text))
 	}
 	if h.Report.More > 0 {
 		fmt.Fprintf(a.Out, "and %s\n", counted(uint64(h.Report.More), "problem"))
 	}
-	if err := a.printFailures(h); err != nil || len(h.Sets) == 0 {
+	if err := a.printFailed(h); err != nil || len(h.Sets) == 0 {
 		return err
 	}
 	fmt.Fprintln(a.Out)

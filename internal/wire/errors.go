@@ -106,6 +106,7 @@ var table = []struct {
 	{store.ErrForked, codes.FailedPrecondition, "FORKED"},
 	{store.ErrConflict, codes.FailedPrecondition, "CONFLICT"},
 	{store.ErrTooManyDeletes, codes.FailedPrecondition, "TOO_MANY_DELETES"},
+	{store.ErrCycle, codes.FailedPrecondition, "CYCLE"},
 	{store.ErrRequestReused, codes.AlreadyExists, "REQUEST_REUSED"},
 	{store.ErrQuarantined, codes.DataLoss, "QUARANTINED"},
 	{store.ErrCorrupt, codes.DataLoss, "CORRUPT"},

@@ -233,7 +233,7 @@ func TestSetRoundTrip(t *testing.T) {
 func TestErrorsKeepWhatTheyMatch(t *testing.T) {
 	for _, want := range []error{
 		desired.ErrInvalid, delta.ErrProtocol, delta.ErrTooDifferent, merkle.ErrOrder, merkle.ErrTooWide, wire.ErrNoObject,
-		store.ErrNotFound, store.ErrConflict, store.ErrTooManyDeletes, store.ErrRequestReused, store.ErrQuarantined,
+		store.ErrNotFound, store.ErrConflict, store.ErrTooManyDeletes, store.ErrCycle, store.ErrRequestReused, store.ErrQuarantined,
 		store.ErrCorrupt, store.ErrFormat, store.ErrDiskFull, spool.ErrDiskFull,
 		wire.ErrOtherToken, wire.ErrUnsupported, fleet.ErrNotGuarded,
 	} {
