@@ -187,7 +187,7 @@ func TestHostOrders(t *testing.T) {
 	c = desired.Convergence{Desired: root, Applied: before, Observed: before, State: desired.Guarded, Objects: 1234, Pending: 500, Guarded: 500}
 	reports(t, server, data, is, c)
 	shows(says("status", "web-01"), "guarded (500)", "500 deletions; 'espalier host release web-01' lets them through")
-	refused(t, 3, "500 deletions, of 1,234 objects, that lead to root "+root.String()+"; nothing was released", server.as(admin, "host", "release", "web-01")...)
+	refused(t, 3, "500 deletions that lead to root "+root.String()+", and leave 1,234 objects; nothing was released", server.as(admin, "host", "release", "web-01")...)
 	refused(t, 3, "not to cd020000", server.as(admin, "host", "release", "web-01", before.String()[:8])...)
 	refused(t, 2, "hexadecimal", server.as(admin, "host", "release", "web-01", "ab01")...)
 	shows(says("host", "release", "web-01", root.String()[:16], "-m", "it may"), "carries out 500 deletions, to root "+root.String(), "version 3")

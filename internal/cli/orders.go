@@ -119,8 +119,8 @@ func (a *app) release(ctx context.Context, host, root string, yes bool, why stri
 	case c == nil || c.Guarded == 0:
 		return refused{fmt.Errorf("%s holds no deletions back; there is nothing to release", host)}
 	case root == "" && !yes:
-		return refused{fmt.Errorf("%s holds back %s, of %s, that lead to root %v; nothing was released; "+
-			"name that root to let them through, or pass --yes", host, counted(c.Guarded, "deletion"), counted(c.Objects, "object"), c.Desired)}
+		return refused{fmt.Errorf("%s holds back %s that lead to root %v, and leave %s; nothing was released; "+
+			"name that root to let them through, or pass --yes", host, counted(c.Guarded, "deletion"), c.Desired, counted(c.Objects, "object"))}
 	case !strings.HasPrefix(c.Desired.String(), root):
 		return refused{fmt.Errorf("%s holds back %s that lead to root %v, not to %s; nothing was released", host, counted(c.Guarded, "deletion"), c.Desired, root)}
 	}
