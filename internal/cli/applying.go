@@ -77,30 +77,41 @@ func (a *app) printProgress(h wire.HostInfo) {
 		state += ": " + printable(c.Reason)
 	}
 	fmt.Fprintf(a.Out, "applying    %s\n", state)
+	a.printMatch(c, fmt.Sprintf("espalier host release %s", h.Name))
+}
+
+// printMatch says how far a host is, but for its state. The command is the one
+// that lets deletions through.
+func (a *app) printMatch(c *desired.Convergence, release string) {
 	if c.Desired == c.Applied && c.Desired == c.Observed {
 		fmt.Fprintf(a.Out, "root        %s, desired, applied and observed\n", short(c.Desired))
 	} else {
 		fmt.Fprintf(a.Out, "roots       desired %s, applied %s, observed %s\n", short(c.Desired), short(c.Applied), short(c.Observed))
 	}
-	fmt.Fprintf(a.Out, "objects     %s", grouped(c.Objects))
+	fmt.Fprintf(a.Out, "objects     %s%s\n", grouped(c.Objects), countsOf(c))
+	if c.Found > 0 {
+		fmt.Fprintf(a.Out, "drift       %s found, %s corrected, since the agent started\n", grouped(c.Found), grouped(c.Corrected))
+	}
+	if c.Guarded > 0 {
+		fmt.Fprintf(a.Out, "guarded     %s; '%s' lets them through\n", counted(c.Guarded, "deletion"), release)
+	}
+	if text := stages(c.Stages); text != "" {
+		fmt.Fprintf(a.Out, "last change %s\n", text)
+	}
+}
+
+// countsOf returns what there is to say of objects beyond their number, each with a
+// comma before it.
+func countsOf(c *desired.Convergence) (text string) {
 	for _, n := range []struct {
 		n    uint64
 		what string
 	}{{c.Pending, "pending"}, {c.Failed, "failed"}, {c.Unmanaged, "unmanaged"}, {c.Drifted, "drifted"}} {
 		if n.n > 0 {
-			fmt.Fprintf(a.Out, ", %s %s", grouped(n.n), n.what)
+			text += fmt.Sprintf(", %s %s", grouped(n.n), n.what)
 		}
 	}
-	fmt.Fprintln(a.Out)
-	if c.Found > 0 {
-		fmt.Fprintf(a.Out, "drift       %s found, %s corrected, since the agent started\n", grouped(c.Found), grouped(c.Corrected))
-	}
-	if c.Guarded > 0 {
-		fmt.Fprintf(a.Out, "guarded     %s; 'espalier host release %s' lets them through\n", counted(c.Guarded, "deletion"), h.Name)
-	}
-	if text := stages(c.Stages); text != "" {
-		fmt.Fprintf(a.Out, "last change %s\n", text)
-	}
+	return text
 }
 
 // short returns the digits of a root that are shown to people.
@@ -136,9 +147,9 @@ func brief(d time.Duration) string {
 	return waits(d)
 }
 
-// printFailed shows what has failed on a host.
-func (a *app) printFailed(h wire.HostInfo) error {
-	c := h.Report.Applying
+// printFailed shows what has failed on a host, as far as it was told; nil: nothing
+// was.
+func (a *app) printFailed(c *desired.Convergence) error {
 	if c == nil || len(c.Failures) == 0 {
 		return nil
 	}

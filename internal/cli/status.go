@@ -161,7 +161,7 @@ func (a *app) hostStatus(ctx context.Context, name string) error {
 	if h.Report.More > 0 {
 		fmt.Fprintf(a.Out, "and %s\n", counted(uint64(h.Report.More), "problem"))
 	}
-	if err := a.printFailed(h); err != nil || len(h.Sets) == 0 {
+	if err := a.printFailed(h.Report.Applying); err != nil || len(h.Sets) == 0 {
 		return err
 	}
 	fmt.Fprintln(a.Out)

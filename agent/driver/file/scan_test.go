@@ -306,7 +306,7 @@ func (h *host) drift(r *rand.Rand) {
 		case 0:
 			os.Remove(h.path(name))
 		case 1:
-			os.Chmod(h.path(name), 0o7) //nolint:errcheck // of a link it is that of nothing
+			os.Chmod(h.path(name), 0o7) // of a link it is that of nothing
 		default:
 			os.Remove(h.path(name))
 			h.write(name, "drifted")

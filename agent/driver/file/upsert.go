@@ -52,7 +52,7 @@ func (b *batch) prepareOnce(w *work) error {
 			return err
 		}
 	}
-	if !w.known && !b.t.driver.options.Adopt && !(w.Doubt && b.t.marked(f, w.base, &w.before)) {
+	if !w.known && !b.t.driver.options.Adopt && (!w.Doubt || !b.t.marked(f, w.base, &w.before)) {
 		return b.foreign(f, w, &w.before)
 	}
 	return b.write(f, w)
