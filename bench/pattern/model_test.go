@@ -19,8 +19,8 @@ import (
 	"espalier/merkle"
 )
 
-// within reports whether two counts of bytes are a tenth apart at most.
-func within(model, real int) bool { return math.Abs(float64(model-real)) <= 0.1*float64(real) }
+// within reports whether two counts of bytes are 3% and 50 bytes apart at most.
+func within(model, real int) bool { return math.Abs(float64(model-real)) <= 0.03*float64(real)+50 }
 
 // oneCommit returns a history of a single commit.
 func oneCommit(t *testing.T, p Point) *history {
