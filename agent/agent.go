@@ -1,6 +1,7 @@
-// Package agent keeps a host's copy of its desired state: it polls the
-// orchestrator with the roots that it holds, mirrors what differs, proves it by
-// its root, and hands verified changes to a Handler.
+// Package agent keeps a host's copy of its desired state, and makes the host match
+// it: it polls the orchestrator with the roots that it holds, mirrors what differs,
+// proves it by its root, has drivers make it true, and corrects what drifts.
+// Whoever embeds it may be handed the verified changes instead.
 package agent
 
 import (
@@ -12,8 +13,10 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials"
@@ -47,7 +50,11 @@ type Options struct {
 	// 0: DefaultHold, less than 0: not at all. With Interval, the server doesn't
 	// wait.
 	Hold time.Duration
-	// Handler is handed verified changes; nil: they are only mirrored.
+	// Routes say which driver makes true what is under which prefix, by Policy; none:
+	// what is mirrored is not applied.
+	Routes []Route
+	Policy Policy
+	// Handler is handed verified changes; nil: nobody is.
 	Handler Handler
 	// Progress is called now and then while a whole set is pulled, with the objects
 	// received so far and those that the set has; nil: it is not.
@@ -60,14 +67,17 @@ type Options struct {
 	Logger *slog.Logger
 }
 
-// Agent mirrors the sets of one host. It is for one goroutine.
+// Agent mirrors the sets of one host, and makes the host match them. It is for one
+// goroutine, but for those methods that say otherwise.
 type Agent struct {
 	options  Options
 	log      *slog.Logger
 	lock     io.Closer
 	follower *follow.Follower
-	identity *identity // nil: Options.Credentials are used
-	links    []*link   // to the servers, of which the first is used
+	maker    *maker      // nil: it only mirrors
+	running  atomic.Bool // Run was called
+	identity *identity   // nil: Options.Credentials are used
+	links    []*link     // to the servers, of which the first is used
 	traffic  traffic
 	scrubber scrubber
 }
@@ -131,7 +141,7 @@ func (a *Agent) open() (err error) {
 	a.follower, err = follow.Open(follow.Options{
 		Host: a.options.Host, Sets: a.options.Sets, Server: orchestrator{a}, Disk: disk{dir: a.options.Dir, log: a.log, probe: a.options.Probe},
 		Version: a.options.Version, Interval: a.options.Interval, Hold: a.options.Hold, Progress: a.options.Progress, Logger: a.log,
-		Hooks: follow.Hooks{Before: a.renew, Took: a.deliver, Left: a.leave, After: a.scrubOn},
+		Hooks: follow.Hooks{Before: a.renew, Listed: a.listed, Took: a.took, Left: a.leave, After: a.scrubOn},
 	})
 	if err != nil {
 		return err
@@ -141,6 +151,11 @@ func (a *Agent) open() (err error) {
 			return err
 		}
 		a.options.Credentials = credentials.NewTLS(a.identity.holder.ClientConfig())
+	}
+	if len(a.options.Routes) > 0 {
+		if err := a.make(); err != nil {
+			return err
+		}
 	}
 	return a.redial()
 }
@@ -212,6 +227,9 @@ func (a *Agent) failOver() {
 // Close closes the connection and the data folder.
 func (a *Agent) Close() error {
 	errs := []error{a.hangUp()}
+	if a.maker != nil {
+		errs = append(errs, a.maker.close())
+	}
 	if a.follower != nil {
 		errs = append(errs, a.follower.Close())
 	}
@@ -221,12 +239,21 @@ func (a *Agent) Close() error {
 	return errors.Join(errs...)
 }
 
-// Run keeps the mirrors current until ctx is done, and then returns nil. A
-// server that can't be reached is no reason to stop: what was verified last
-// stays in force.
+// Run keeps the mirrors current, and the host matching them, until ctx is done, and
+// then returns nil. A server that can't be reached is no reason to stop: what was
+// verified last stays in force, and goes on being made true. An error says that
+// what was made true can't be recorded any more: Close, Open and Run begin anew.
 func (a *Agent) Run(ctx context.Context) error {
-	a.follower.Run(ctx)
-	return nil
+	a.running.Store(true)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		a.follower.Run(ctx)
+		return nil
+	})
+	if a.maker != nil {
+		group.Go(func() error { return a.maker.run(ctx) })
+	}
+	return group.Wait()
 }
 
 // Sync polls and brings every set up to date that has moved, then hands what

@@ -30,6 +30,10 @@ const (
 	// MaxPollDuration bounds a run of polls.
 	MaxPollDuration = time.Hour
 
+	// filesPerFolder is how many files are in a folder, and so how often a plain loop
+	// looks whether it is to stop.
+	filesPerFolder = 1000
+
 	// changeShare is the largest part of a set that one change set touches:
 	// what is asked for beyond is cut.
 	changeShare = 10

@@ -17,15 +17,20 @@ type Difference struct {
 // key order. Of a level it reads the stretches that nodes whose digests differ
 // cover, and none further down if the roots are equal. A Difference's key is
 // valid until the next iteration. An error of a reader ends the sequence.
-func Diff(a, b Reader) iter.Seq2[Difference, error] {
+func Diff(a, b Reader) iter.Seq2[Difference, error] { return DiffRange(a, b, nil, nil) }
+
+// DiffRange is Diff for the objects with from <= key < until; a nil until stands
+// for the end. It costs what lies in the range: whoever works on differences by
+// and by goes on where he was.
+func DiffRange(a, b Reader, from, until []byte) iter.Seq2[Difference, error] {
 	return func(yield func(Difference, error) bool) {
-		d := differ{yield: yield}
+		d := differ{yield: yield, from: from}
 		top, err := lower(a, b)
 		if err == nil {
 			for level := range d.levels {
 				d.levels[level] = pair{cursor{tree: a, level: level}, cursor{tree: b, level: level}}
 			}
-			_, err = d.diff(top, nil, nil)
+			_, err = d.diff(top, nil, until)
 		}
 		if err != nil {
 			yield(Difference{}, err)
@@ -51,6 +56,7 @@ func lower(a, b Reader) (int, error) {
 
 type differ struct {
 	levels [MaxLevel + 1]pair
+	from   []byte // nothing that ends before it is of interest
 	yield  func(Difference, error) bool
 }
 
@@ -59,6 +65,15 @@ type differ struct {
 // are compared one level down. It reports whether to go on.
 func (d *differ) diff(level int, from, until []byte) (bool, error) {
 	rows := &d.levels[level]
+	if bytes.Compare(from, d.from) < 0 {
+		begin, err := rows.covering(level, d.from)
+		if err != nil {
+			return false, err
+		}
+		if bytes.Compare(from, begin) < 0 {
+			from = begin
+		}
+	}
 	rows.seek(from, until)
 	var stretch []byte // the first key of the stretch that differs, nil: none
 	for {
@@ -96,6 +111,28 @@ type pair struct{ a, b cursor }
 func (p *pair) seek(from, until []byte) {
 	p.a.seek(from, until)
 	p.b.seek(from, until)
+}
+
+// covering returns from where on the rows of the level have to be read of which
+// one covers key in either tree.
+func (p *pair) covering(level int, key []byte) ([]byte, error) {
+	if level == 0 {
+		return key, nil
+	}
+	above := append(bytes.Clone(key), 0) // the least key above it
+	first, ok, err := p.a.tree.Before(level, above)
+	if err != nil || !ok {
+		return nil, err
+	}
+	first = bytes.Clone(first)
+	other, ok, err := p.b.tree.Before(level, above)
+	if err != nil || !ok {
+		return nil, err
+	}
+	if bytes.Compare(other, first) < 0 {
+		return bytes.Clone(other), nil
+	}
+	return first, nil
 }
 
 // next returns the next row of either tree, or of both. Its key is valid until

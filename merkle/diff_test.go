@@ -100,6 +100,36 @@ func TestDiffFindsWhatDiffers(t *testing.T) {
 	}
 }
 
+// TestDiffRange: a part of the differences is what lies between two keys, be they
+// there or not.
+func TestDiffRange(t *testing.T) {
+	for _, n := range []int{3, 30, 300, 2000} {
+		for range 10 + 5000/n {
+			seed := rand.Uint64()
+			rng := rand.New(rand.NewPCG(seed, 0))
+			setA, setB := randomPair(rng, n)
+			a, b := reader(t, rng, setA), reader(t, rng, setB)
+			keys := universe(rng, n)
+			bounds := [][]byte{nil, []byte(keys[rng.IntN(len(keys))]), append([]byte(keys[rng.IntN(len(keys))]), 0)}
+			from, until := bounds[rng.IntN(3)], bounds[rng.IntN(3)]
+			var want, got []string
+			inside := func(key string) bool { return key >= string(from) && (until == nil || key < string(until)) }
+			maps.DeleteFunc(setA, func(key string, _ merkle.Digest) bool { return !inside(key) })
+			maps.DeleteFunc(setB, func(key string, _ merkle.Digest) bool { return !inside(key) })
+			want = naiveDiff(setA, setB)
+			for d, err := range merkle.DiffRange(a, b, from, until) {
+				if err != nil {
+					t.Fatal(err)
+				}
+				got = append(got, showDifference(d))
+			}
+			if !slices.Equal(got, want) {
+				t.Fatalf("seed %#x, %d keys: DiffRange from %q until %q = %q, want %q", seed, n, from, until, got, want)
+			}
+		}
+	}
+}
+
 func TestDiffReturnsReadErrors(t *testing.T) {
 	errRead := errors.New("disk on fire")
 	for range 20 {
@@ -173,5 +203,38 @@ func TestDiffReadsLittle(t *testing.T) {
 	}
 	if mean := rows / diffs; mean > 3*32*height {
 		t.Errorf("Diff of one change reads %d rows of a tree of height %d, want at most %d", mean, height, 3*32*height)
+	}
+}
+
+// TestDiffRangeReadsLittle: going on in the midst of trees that have nothing in
+// common reads none of what is behind.
+func TestDiffRangeReadsLittle(t *testing.T) {
+	before, after := objects{}, objects{}
+	for i := range 20_000 {
+		before[fmt.Sprintf("key-%05d", i)], after[fmt.Sprintf("key-%05d", i)] = merkle.Digest{1}, merkle.Digest{2}
+	}
+	shape := merkle.Shape{Salt: craftedSalt}
+	treeA, _, height, err := build(shape, before)
+	if err != nil {
+		t.Fatal(err)
+	}
+	treeB, _, _, err := build(shape, after)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := 0
+	for i := 0; i < 20_000; i += 100 {
+		a, want := &strict{Reader: treeA}, fmt.Sprintf("key-%05d", i)
+		for d, err := range merkle.DiffRange(a, treeB, []byte(want), nil) {
+			if err != nil || string(d.Key) != want {
+				t.Fatalf("DiffRange from %s begins with %q, %v", want, d.Key, err)
+			}
+			break
+		}
+		rows += a.rows
+	}
+	// The cursors read 64 rows ahead, and a node has 32 in the mean.
+	if mean := rows / 200; mean > 4*65*height {
+		t.Errorf("the first difference from a key on reads %d rows of a tree of height %d, want at most %d", mean, height, 4*65*height)
 	}
 }

@@ -37,7 +37,7 @@ type sets struct {
 	server *Server
 }
 
-func (s sets) View(set desired.Name, fn func(delta.Source) error) error {
+func (s sets) View(set desired.Name, fn func(lead.Snapshot) error) error {
 	return s.Store.View(set, func(snapshot *store.Snapshot) error { return fn(source{snapshot}) })
 }
 

@@ -59,7 +59,8 @@ var errUnchanged = errors.New("unchanged")
 
 // Commit applies a commit to the set, which a first commit that has objects
 // creates, and returns once that is durable. Changes that change nothing are
-// dropped, and a commit of such makes no revision.
+// dropped, and a commit of such makes no revision. One after which objects would
+// come after each other in a cycle is refused with ErrCycle.
 //
 // Up to MaxAdoptChanges are applied in place, in one transaction; more, and the
 // first, by rewriting the set's file, with the set's other commits waiting
@@ -155,6 +156,9 @@ func (e *edit) commit(c *Commit, b *batch) (Result, error) {
 	}
 	if len(p.kept) == 0 {
 		return e.commitNothing(c, p)
+	}
+	if err := e.order(p); err != nil {
+		return Result{}, err
 	}
 	if err := e.grow(p, e.shape()); err != nil {
 		return Result{}, err

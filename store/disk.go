@@ -25,8 +25,13 @@ const (
 
 	setsFolder = "sets"
 	fleetFile  = "fleet.db"
-	lockFile   = "lock"
-	ownerFile  = "owner" // whose data folder it is, in words
+	// appliedFile is an agent's record of what it made true; beside it are a new
+	// one and a damaged one.
+	appliedFile      = "applied.db"
+	newExtension     = ".new"
+	damagedExtension = ".damaged"
+	lockFile         = "lock"
+	ownerFile        = "owner" // whose data folder it is, in words
 
 	// The names of files that belong to a set. Only what ends in setSuffix is
 	// one: a set's name may contain dots, and anything else.

@@ -35,6 +35,9 @@ var (
 	// ErrTooManyDeletes: a commit deletes more than its guard allows. The error
 	// is a *DeleteGuardError.
 	ErrTooManyDeletes = errors.New("too many deletions")
+	// ErrCycle: an object would come after itself, by way of others; the error
+	// names them.
+	ErrCycle = errors.New("objects come after each other in a cycle")
 	// ErrRequestReused: a request id came again with other content.
 	ErrRequestReused = errors.New("request id was used for another request")
 	// ErrTooLarge: there are too many changes for one transaction.

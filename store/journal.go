@@ -195,6 +195,16 @@ type LogEntry struct {
 	Base bool
 }
 
+// Committed returns when the head was committed, as the journal has it; zero: it
+// doesn't say.
+func (s *Snapshot) Committed() (time.Time, error) {
+	r, _, err := s.journal.before(math.MaxUint64)
+	if err != nil || r.number != s.meta.head.Number || r.time.UnixMilli() == 0 {
+		return time.Time{}, s.fail(err)
+	}
+	return r.time, nil
+}
+
 // Log returns the revisions below that number that the journal tells of, the
 // latest first; 0 stands for all of them. It ends with the first error.
 func (s *Snapshot) Log(below uint64) iter.Seq2[LogEntry, error] {

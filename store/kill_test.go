@@ -25,7 +25,7 @@ const childEnv = "ESPALIER_STORE_TEST_CHILD"
 
 func runChild(what string) int {
 	kind, dir, _ := strings.Cut(what, ":")
-	run := map[string]func(dir string) error{"commit": commitChild, "mirror": mirrorChild}[kind]
+	run := map[string]func(dir string) error{"commit": commitChild, "mirror": mirrorChild, "record": recordChild}[kind]
 	if err := run(dir); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1

@@ -38,13 +38,25 @@ const (
 	// maxLead bounds by how much a host's number can raise that of an epoch which
 	// is begun after a fork: the word of one host must not use numbers up.
 	maxLead = 1 << 32
-	// MaxRouteBytes, MaxReasonBytes and MaxStateBytes bound what a host's record
-	// keeps: the name of a route, why an object drifted, a value of its state.
-	MaxRouteBytes  = 256
-	MaxReasonBytes = 512
-	MaxStateBytes  = 4 << 10
+	// MaxRouteBytes, MaxNoteBytes, MaxReasonBytes, MaxStateNameBytes and
+	// MaxStateBytes bound what a host's record keeps: the name of a route, a
+	// driver's note, why an object drifted, a value of its state and the name of
+	// that.
+	MaxRouteBytes     = 256
+	MaxNoteBytes      = 4096 // driver.MaxNoteBytes
+	MaxReasonBytes    = 512
+	MaxStateNameBytes = 128
+	MaxStateBytes     = 4 << 10
+	// maxOverlay is up to how many drifts the observed root is computed from what
+	// they change, which is held in memory, some 200 bytes for each; more are
+	// merged with all rows as those are read.
+	maxOverlay = 1 << 15
 	// MaxMarkBytes bounds the mark of a staging.
 	MaxMarkBytes = 64 << 10
+
+	// maxCycleKeys and maxCycleKeyBytes bound what a message names of a cycle.
+	maxCycleKeys     = 8
+	maxCycleKeyBytes = 120
 
 	// DefaultOpenFiles is how many sets' files a store keeps open.
 	DefaultOpenFiles = 64

@@ -68,7 +68,8 @@ type Restored struct {
 
 // Restore makes the set's content exactly what r says, in a new epoch that
 // follows the current or retired one, whether the set exists, is quarantined,
-// or neither. Its history is dropped.
+// or neither. Its history is dropped. Objects that come after each other in a
+// cycle are refused with ErrCycle, also in a dry run.
 func (s *Store) Restore(ctx context.Context, name desired.Name, r Restore) (Restored, error) {
 	if err := r.check(name); err != nil {
 		return Restored{}, err
@@ -131,6 +132,7 @@ type restoring struct {
 	row   *merkle.Row // the next of the set's objects; nil: none
 	seen  uint64      // how many of them there were
 	guard *deleteGuard
+	order ordering // of the objects to restore
 }
 
 // prepare writes the set's new file, or, in a dry run, only counts.
@@ -220,6 +222,9 @@ func (run *restoring) load(ctx context.Context) error {
 		if err := run.count(&object); err != nil {
 			return err
 		}
+		if err := run.order.add(object.Key, object.Envelope); err != nil {
+			return err
+		}
 		if l == nil || run.guard.check(run.result.Deleted) != nil { // from here on it only counts
 			continue
 		}
@@ -228,6 +233,9 @@ func (run *restoring) load(ctx context.Context) error {
 		}
 	}
 	if err := run.deleteUntil(nil); err != nil {
+		return err
+	}
+	if err := run.order.check(); err != nil {
 		return err
 	}
 	return run.finish(l)

@@ -24,6 +24,9 @@ type rewrite struct {
 	old      *bolt.Cursor // nil: the set is new
 	key, row []byte
 
+	order  ordering
+	gained bool // an object comes after one that it did not come after before
+
 	journal   journalWriter
 	forgetful bool // more keys were touched than a journal keeps
 }
@@ -62,7 +65,7 @@ func (r *rewrite) apply(c *desired.Change) error {
 	}
 	switch changed := r.count(old, c); {
 	case !changed && old != nil && !c.Deleted():
-		return r.l.addRow(c.Key, old)
+		return r.keep(c.Key, old)
 	case !changed:
 		return nil
 	}
@@ -72,13 +75,38 @@ func (r *rewrite) apply(c *desired.Change) error {
 	if c.Deleted() {
 		return r.guard.check(r.deleted)
 	}
+	return r.put(old, c)
+}
+
+// put adds an object that changed; old is its row before, nil for none.
+func (r *rewrite) put(old []byte, c *desired.Change) error {
+	if !r.gained {
+		var err error
+		if r.gained, err = gains(c.Key, old, c.Envelope); err != nil {
+			return err
+		}
+	}
+	if err := r.order.add(c.Key, c.Envelope); err != nil {
+		return err
+	}
 	return r.l.add(c)
+}
+
+// keep adds an object that stays as it is.
+func (r *rewrite) keep(key, row []byte) error {
+	if err := r.l.addRow(key, row); err != nil {
+		return err
+	}
+	if err := r.order.add(key, row[digestBytes:]); err != nil {
+		return fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	return nil
 }
 
 // copyUntil copies the old objects below key; nil: all that are left.
 func (r *rewrite) copyUntil(key []byte) error {
 	for r.key != nil && (key == nil || bytes.Compare(r.key, key) < 0) {
-		if err := r.l.addRow(r.key, r.row); err != nil {
+		if err := r.keep(r.key, r.row); err != nil {
 			return err
 		}
 		r.key, r.row = r.old.Next()
@@ -206,6 +234,11 @@ func (run *rewriteCommit) rewrite(ctx context.Context, old *bolt.Tx, m meta, gua
 	run.result = rw.result(m.head)
 	if !rw.changed() {
 		return nil
+	}
+	if rw.gained {
+		if err := rw.order.check(); err != nil {
+			return err
+		}
 	}
 	return run.finish(rw, m.journalled)
 }

@@ -19,8 +19,13 @@ type rows struct {
 
 var _ merkle.Reader = rows{}
 
-func openRows(tx *bolt.Tx) (rows, error) {
-	r := rows{objects: tx.Bucket(bucketObjects), nodes: tx.Bucket(bucketTree)}
+// buckets is where a tree's buckets lie: a transaction, or a bucket of its.
+type buckets interface {
+	Bucket(name []byte) *bolt.Bucket
+}
+
+func openRows(in buckets) (rows, error) {
+	r := rows{objects: in.Bucket(bucketObjects), nodes: in.Bucket(bucketTree)}
 	if r.objects == nil || r.nodes == nil {
 		return rows{}, fmt.Errorf("%w: a bucket is missing", ErrCorrupt)
 	}

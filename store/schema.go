@@ -44,6 +44,23 @@ import (
 //	revoked   who → 8: up to when (milliseconds since 1970) what was issued is worth nothing
 //	lists     host → its list of sets, as desired.List encodes it, xxhash64 of that 8
 //	seen      host → how it fared when it last polled, as internal/fleet has it
+//
+// applied.db, an agent's, whose rows are encoded in recordrow.go, and end with
+// the CRC-32C of key and value (4 bytes), except for the tree's:
+//
+//	meta      "format"    uvarint: recordVersion
+//	          "host"      the host's name
+//	          "counts"    drifts 8, sets 8
+//	drifts    key → version and flags 1, uvarint when, digest 32 or nothing, reason
+//	batches   id 8, part 4 → version 1, keys as in the journal
+//	state     name → value
+//	set:NAME  "head"      salt 8, root 32, rows in each of the states 8+8+8; its checksum is
+//	                      that of the name as well
+//	          objects     a bucket: key → digest 32, version and state 1, uvarint length, driver,
+//	                      uvarint length, note, the keys that it comes after, as in the journal
+//	          tree        a bucket: as that of a set
+//	          after       a bucket: length 2, key, key → nothing: the second, which is true, comes
+//	                      after the first
 const formatVersion = 2
 
 var (
@@ -57,6 +74,11 @@ var (
 	bucketRevoked  = []byte("revoked")
 	bucketLists    = []byte("lists")
 	bucketSeen     = []byte("seen")
+	bucketDrifts   = []byte("drifts")
+	bucketBatches  = []byte("batches")
+	bucketState    = []byte("state")
+	bucketAfter    = []byte("after")
+	prefixSet      = []byte("set:") // no other bucket of a record begins so
 
 	// setBuckets are those of a set's file.
 	setBuckets = [][]byte{bucketMeta, bucketObjects, bucketTree, bucketJournal, bucketRequests}
@@ -71,6 +93,8 @@ var (
 	metaDelivered = []byte("delivered")
 	metaMark      = []byte("mark")
 	metaBuilding  = []byte("building")
+	metaHost      = []byte("host")
+	metaCounts    = []byte("counts")
 )
 
 const (

@@ -59,6 +59,9 @@ type Result struct {
 	Note []byte
 	// Err says why the change is not true, what to do included; nil: it is.
 	Err error
+	// Untouched says of an error that nothing of the object was changed on the host,
+	// so that the next attempt needn't doubt what is there.
+	Untouched bool
 }
 
 // Scanner is a Driver that can tell whether what it made true still is.

@@ -15,8 +15,11 @@ type Route struct {
 	// Name is what the record keeps of which driver made an object true, as "file
 	// /srv/site": if it is another the next time, the object is applied anew. At
 	// most store.MaxRouteBytes.
-	Name   string
-	Driver driver.Driver
+	Name string
+	// Version says how the driver is set up otherwise: if it is another the next
+	// time, objects that the driver took for unmanaged are tried anew.
+	Version string
+	Driver  driver.Driver
 }
 
 // Policy says what an agent may do to its host, and when. The zero Policy makes

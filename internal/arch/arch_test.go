@@ -62,7 +62,7 @@ const floors = `
 
 	# The two ends, which know of each other only what crosses the wire.
 	server:            merkle internal/desired internal/delta internal/fleet internal/lead internal/pace internal/spool store internal/pki internal/audit internal/wire proto/espalier/v1 GRPC PROTOBUF OS
-	agent:             merkle internal/desired internal/delta internal/follow internal/apply internal/durable internal/pki store internal/wire agent/driver proto/espalier/v1 GRPC PROTOBUF OS
+	agent:             merkle internal/desired internal/delta internal/follow internal/apply internal/onhost internal/durable internal/pki store internal/wire agent/driver proto/espalier/v1 GRPC PROTOBUF OS
 
 	# What makes objects true on a host, and what decides what is made true, in which order.
 	agent/driver:         merkle internal/desired
@@ -70,6 +70,7 @@ const floors = `
 	agent/driver/process: merkle internal/desired internal/durable agent/driver OS
 	agent/driver/exec:    merkle internal/desired agent/driver OS
 	internal/apply:       merkle internal/desired internal/pace agent/driver store
+	internal/onhost:       internal/desired internal/apply OS
 	internal/config:      internal/desired internal/apply store agent agent/driver agent/driver/file agent/driver/process agent/driver/exec OS
 
 	# The publisher's side of a commit.
@@ -77,7 +78,7 @@ const floors = `
 
 	# The programs. bench has bbolt for the baseline that it measures against.
 	bench:             internal/desired internal/delta internal/pace internal/pki internal/publish internal/wire internal/apply agent/driver agent/driver/file store server agent GRPC PROTOBUF BBOLT OS
-	internal/cli:      internal/desired internal/delta internal/fleet internal/durable internal/pki internal/audit internal/pace internal/publish store internal/wire server agent agent/driver agent/driver/file agent/driver/process agent/driver/exec internal/apply internal/config bench proto/espalier/v1 GRPC PROTOBUF OS
+	internal/cli:      internal/desired internal/delta internal/fleet internal/durable internal/pki internal/audit internal/pace internal/publish store internal/wire server agent agent/driver agent/driver/file agent/driver/process agent/driver/exec internal/apply internal/config internal/onhost bench proto/espalier/v1 GRPC PROTOBUF OS
 	cmd/espalier:      internal/cli bench OS
 	cmd/bench-report:  bench OS
 

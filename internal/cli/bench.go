@@ -27,7 +27,10 @@ func (a *app) benchCommand() *cobra.Command {
 		Args: exactArgs(),
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	c.AddCommand(a.benchTransferCommand(), a.benchCommitCommand(), a.benchPollCommand(), a.benchHeldCommand(), a.benchFleetCommand(), a.benchPacingCommand(), a.benchConvergenceCommand())
+	c.AddCommand(
+		a.benchTransferCommand(), a.benchCommitCommand(), a.benchPollCommand(), a.benchHeldCommand(), a.benchFleetCommand(),
+		a.benchPacingCommand(), a.benchFilesCommand(), a.benchConvergenceCommand(),
+	)
 	return c
 }
 

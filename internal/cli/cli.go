@@ -13,6 +13,7 @@ import (
 	"os/signal"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"unicode/utf8"
 
@@ -21,6 +22,7 @@ import (
 	"espalier/agent"
 	"espalier/internal/delta"
 	"espalier/internal/desired"
+	"espalier/internal/fleet"
 	"espalier/internal/pki"
 	"espalier/internal/wire"
 	"espalier/store"
@@ -58,13 +60,13 @@ func (r refused) Unwrap() error { return r.error }
 // SIGTERM and SIGHUP end it cleanly, and a second one at once; so does a standard
 // output that can't be written to.
 func Main(args []string, s Streams) int {
-	ctx, stop := notifyContext()
+	a := &app{Streams: s}
+	ctx, stop := a.notifyContext()
 	defer stop()
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	o := &out{to: s.Out, end: end}
-	s.Out = o
-	a := &app{Streams: s}
+	a.Out = o
 	root := a.root()
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
@@ -79,18 +81,56 @@ func Main(args []string, s Streams) int {
 }
 
 // notifyContext returns a context that ends with the first signal to end; the
-// second has its usual effect. Under nohup, SIGHUP is none.
-func notifyContext() (context.Context, context.CancelFunc) {
-	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
-	if !signal.Ignored(syscall.SIGHUP) {
-		signals = append(signals, syscall.SIGHUP)
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), signals...)
+// second has its usual effect. SIGHUP is one unless a command has another use for
+// it, or the program runs under nohup.
+func (a *app) notifyContext() (context.Context, context.CancelFunc) {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop)
+	ctx, cancel := context.WithCancel(ctx)
+	if !signal.Ignored(syscall.SIGHUP) {
+		hangups := make(chan os.Signal, 1)
+		signal.Notify(hangups, syscall.SIGHUP)
+		context.AfterFunc(ctx, func() { signal.Stop(hangups) })
+		go func() { // ends with the context
+			for {
+				select {
+				case <-ctx.Done():
+					return
+				case <-hangups:
+					if !a.hangup() {
+						cancel()
+					}
+				}
+			}
+		}()
+	}
 	// A pipe that was closed is an error of the write, and not the end of the
 	// process. Unlike with signal.Ignore, children are not affected.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
-	return ctx, stop
+	return ctx, func() {
+		cancel()
+		stop()
+	}
+}
+
+// onHangup has SIGHUP mean something else than the end: it is told to ch, which
+// holds one, until stop is called.
+func (a *app) onHangup(ch chan<- struct{}) (stop func()) {
+	a.hangups.Store(&ch)
+	return func() { a.hangups.Store(nil) }
+}
+
+// hangup reports whether somebody has a use for SIGHUP, who is told of it.
+func (a *app) hangup() bool {
+	ch := a.hangups.Load()
+	if ch == nil {
+		return false
+	}
+	select {
+	case *ch <- struct{}{}:
+	default: // it is about to be heard
+	}
+	return true
 }
 
 // explain returns what to tell a person about err.
@@ -162,8 +202,9 @@ func exitStatus(err error) int {
 		return exitFailed
 	case errors.As(err, &m), errors.Is(err, desired.ErrInvalid):
 		return exitMisuse
-	case errors.As(err, &r), errors.Is(err, store.ErrConflict), errors.Is(err, store.ErrTooManyDeletes),
-		errors.Is(err, store.ErrRequestReused), errors.Is(err, store.ErrForked), errors.Is(err, store.ErrNoToken), errors.Is(err, wire.ErrOtherToken),
+	case errors.As(err, &r), errors.Is(err, store.ErrConflict), errors.Is(err, store.ErrTooManyDeletes), errors.Is(err, fleet.ErrNotGuarded),
+		errors.Is(err, store.ErrCycle), errors.Is(err, store.ErrRequestReused), errors.Is(err, store.ErrForked), errors.Is(err, store.ErrNoToken),
+		errors.Is(err, wire.ErrOtherToken),
 		errors.Is(err, wire.ErrDenied), errors.Is(err, agent.ErrNotJoined), errors.Is(err, agent.ErrUnsafe), impostor(err):
 		return exitRefused
 	case errors.Is(err, wire.ErrUnreachable):
@@ -179,6 +220,8 @@ type app struct {
 	output string // "" for people, "json" for programs
 	remote remote
 	err    error // of what cobra lets return none
+	// hangups is who has a use for SIGHUP; nil: nobody.
+	hangups atomic.Pointer[chan<- struct{}]
 }
 
 func (a *app) root() *cobra.Command {
@@ -236,7 +279,7 @@ func (a *app) root() *cobra.Command {
 	group("fleet", a.hostsCommand(), a.statusCommand(), a.hostCommand())
 	group("trust", a.tokenCommand(), a.loginCommand(), a.operatorCommand(), a.auditCommand())
 	group("maintain", a.checkCommand(), a.compactCommand(), a.backupCommand(), a.restoreCommand(), a.epochCommand())
-	root.AddCommand(a.versionCommand(), a.probeCommand(), a.fleetServerCommand())
+	root.AddCommand(a.versionCommand(), a.probeCommand(), a.shimCommand(), a.fleetServerCommand())
 	return root
 }
 

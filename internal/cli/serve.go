@@ -135,11 +135,27 @@ func (a *app) serve(ctx context.Context, data, listen, watch string, o server.Op
 	if o.Limits.MaxHeld == 0 {
 		o.Limits.MaxHeld = -1
 	}
+	systemd, watchers := service{log}, o.Ready
+	o.Ready = func() {
+		if watchers != nil {
+			watchers()
+		}
+		systemd.ready()
+	}
 	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return systemd.watch(ctx, answers(s)) })
 	group.Go(func() error { return server.New(s, o).Run(ctx, l) })
 	group.Go(func() error { return admin.keep(ctx, log) })
 	group.Go(func() error { return watched(ctx) })
 	err = group.Wait()
 	log.Info("stopped")
 	return errors.Join(err, record.Close(), s.Close())
+}
+
+// answers returns what waits for as long as polls would wait for the store.
+func answers(s *store.Store) (alive func() bool) {
+	return func() bool {
+		_, _ = s.Head("")
+		return true
+	}
 }

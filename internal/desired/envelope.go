@@ -101,6 +101,17 @@ func (e Envelope) Object(key []byte) (Object, error) {
 	return o, nil
 }
 
+// After returns the keys that the object named key comes after, ascending, which
+// share the envelope's memory. An envelope that is not canonical is an error that
+// matches ErrInvalid, unless it has no head.
+func (e Envelope) After(key []byte) (after [][]byte, err error) {
+	if len(e) > 0 && e[0] == 0 {
+		return nil, nil
+	}
+	_, err = e.decode(key, func(_, _ []byte) {}, func(k []byte) { after = append(after, k) })
+	return after, err
+}
+
 // CheckEnvelope returns nil if e is a canonical envelope within the limits for
 // an object named key, or an error that matches ErrInvalid. It allocates only
 // for an error.

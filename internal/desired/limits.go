@@ -1,5 +1,7 @@
 package desired
 
+import "time"
+
 // Every bound on what a user may put into a set. The bounds of messages and of
 // files stand in the limits files of the packages that own those.
 const (
@@ -32,4 +34,14 @@ const (
 	// MaxProblems and MaxProblemBytes bound a host's report.
 	MaxProblems     = 16
 	MaxProblemBytes = 512
+	// MaxReasonBytes bounds the reason of a host's state, and MaxFailures and
+	// MaxFailureBytes what it names of what has failed: a report goes with polls,
+	// and is kept in memory for each host.
+	MaxReasonBytes  = 256
+	MaxFailures     = 16
+	MaxFailureBytes = 256
+	// MaxStage bounds what a stage of a change is said to have taken.
+	MaxStage = 365 * 24 * time.Hour
+	// MaxWhyBytes bounds the reason of an order to a host: it is kept with its list.
+	MaxWhyBytes = 512
 )

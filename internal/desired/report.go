@@ -14,6 +14,9 @@ type Report struct {
 	// most MaxProblems; More counts others.
 	Problems []Problem `json:"problems,omitempty"`
 	More     uint32    `json:"more,omitempty"`
+	// Applying is how far it is with making true what it mirrors; nil: it only
+	// mirrors.
+	Applying *Convergence `json:"applying,omitempty"`
 }
 
 // Problem says why a host doesn't follow the server.
@@ -27,29 +30,35 @@ type Problem struct {
 
 // Bounded returns r within its bounds, its texts cut and of valid UTF-8.
 func (r Report) Bounded() Report {
-	r.Agent = cut(r.Agent)
+	r.Agent = cut(r.Agent, MaxProblemBytes)
 	if n := len(r.Problems); n > MaxProblems {
 		r.More += uint32(n - MaxProblems)
 		r.Problems = r.Problems[:MaxProblems]
 	}
 	r.Problems = slices.Clone(r.Problems)
 	for i := range r.Problems {
-		r.Problems[i].Text = cut(r.Problems[i].Text)
+		r.Problems[i].Text = cut(r.Problems[i].Text, MaxProblemBytes)
+	}
+	if r.Applying != nil {
+		applying := r.Applying.Bounded()
+		r.Applying = &applying
 	}
 	return r
 }
 
 // Equal reports whether both say the same.
 func (r Report) Equal(o Report) bool {
-	return r.Agent == o.Agent && r.More == o.More && slices.Equal(r.Problems, o.Problems)
+	return r.Agent == o.Agent && r.More == o.More && slices.Equal(r.Problems, o.Problems) &&
+		(r.Applying == nil) == (o.Applying == nil) && (r.Applying == nil || r.Applying.Equal(*o.Applying))
 }
 
-func cut(text string) string {
+// cut returns text as valid UTF-8, of at most so many bytes.
+func cut(text string, most int) string {
 	text = strings.ToValidUTF8(text, "\ufffd")
-	if len(text) <= MaxProblemBytes {
+	if len(text) <= most {
 		return text
 	}
-	end := MaxProblemBytes
+	end := most
 	for !utf8.RuneStart(text[end]) {
 		end--
 	}

@@ -36,7 +36,7 @@ const (
 	NeverSeen State = 0
 	InStep    State = 1 // it has what the server has
 	Behind    State = 2 // it had not, when it last polled
-	Troubled  State = 3 // it reports problems
+	Troubled  State = 3 // it reports problems, or objects that it could not make true, or may not
 	Refusing  State = 4 // it keeps what it has until an operator steps in
 	Silent    State = 5 // it has not polled when it should have
 	Revoked   State = 6 // it was shut out
@@ -75,7 +75,7 @@ func (h Host) State(now time.Time, behind bool) State {
 	case h.ListState == ListAhead, h.ListState == ListForked,
 		slices.ContainsFunc(h.Report.Problems, func(p desired.Problem) bool { return p.Refused }):
 		return Refusing
-	case len(h.Report.Problems) > 0:
+	case len(h.Report.Problems) > 0, h.troubled():
 		return Troubled
 	case behind, h.ListState == ListBehind:
 		return Behind
@@ -117,6 +117,11 @@ func (h Host) Only(visible func(desired.Name) bool) Host {
 		if p.Set == "" && !whole { // it may name any of them
 			h.Report.Problems[i].Text = "it does not follow its list of sets"
 		}
+	}
+	if c := h.Report.Applying; c != nil && !whole { // nor is it known whose the objects are
+		counts := *c
+		counts.Reason, counts.Failures = "", nil
+		h.Report.Applying = &counts
 	}
 	return h
 }
@@ -280,17 +285,27 @@ func (f *Fleet) Mirrors(host, set desired.Name) bool {
 func (f *Fleet) Next(host desired.Name, sets []desired.Name) (old, next desired.List, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	old, seen, forked := desired.OwnList(host), uint64(0), false
-	if e := f.hosts[host]; e != nil {
-		old, seen, forked = e.List, e.ListVersion, e.listState() == ListForked
-	} else if len(f.hosts) >= MaxHosts {
-		return old, next, fmt.Errorf("%w host %s: there are %d already, which is the most there may be", desired.ErrInvalid, host, len(f.hosts))
+	old, seen, odd, err := f.latest(host)
+	if err != nil || slices.Equal(old.Sets, sets) && !odd {
+		return old, old, err
 	}
-	if slices.Equal(old.Sets, sets) && seen <= old.Version && !forked {
-		return old, old, nil
-	}
-	next = old.Next(min(seen, old.Version+maxLead), sets)
+	next = old.Next(seen, sets)
 	return old, next, next.Check()
+}
+
+// latest returns the list that a host has at the server, and which version it was
+// seen with; odd says that it has another list, which only a later version
+// replaces. f.mu is held.
+func (f *Fleet) latest(host desired.Name) (list desired.List, seen uint64, odd bool, err error) {
+	e := f.hosts[host]
+	if e == nil {
+		if len(f.hosts) >= MaxHosts {
+			err = fmt.Errorf("%w host %s: there are %d already, which is the most there may be", desired.ErrInvalid, host, len(f.hosts))
+		}
+		return desired.OwnList(host), 0, false, err
+	}
+	odd = e.ListVersion > e.List.Version || e.listState() == ListForked
+	return e.List, min(e.ListVersion, e.List.Version+maxLead), odd, nil
 }
 
 // SetList makes a list the host's.

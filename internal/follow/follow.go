@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"espalier/internal/delta"
@@ -49,6 +50,9 @@ type Clock interface {
 	Now() time.Time
 	// Sleep returns after d, or once ctx is done.
 	Sleep(ctx context.Context, d time.Duration)
+	// AfterFunc calls fn, which is brief, once d has passed, unless stop is called
+	// before.
+	AfterFunc(d time.Duration, fn func()) (stop func())
 }
 
 // Options configures a Follower.
@@ -88,6 +92,8 @@ type Options struct {
 type Hooks struct {
 	// Before is called before each sync.
 	Before func(ctx context.Context)
+	// Listed is called once another list of sets, or other orders, are in force.
+	Listed func(desired.List)
 	// Took is called once a set is as current as it gets, or not.
 	Took func(ctx context.Context, s *Set) error
 	// Left is called with a set that has left the list, until it returns nil; then
@@ -101,17 +107,23 @@ type Hooks struct {
 type Set struct {
 	Name desired.Name
 	Mirror
+	// Stages are what the latest change took that the mirror has followed since the
+	// Follower was opened: how long it Waited, and was Transferred.
+	Stages desired.Stages
 }
 
-// Follower keeps a host's mirrors current. It is for one goroutine.
+// Follower keeps a host's mirrors current. It is for one goroutine, but for those
+// methods that say otherwise.
 type Follower struct {
 	options Options
 	log     *slog.Logger
 	codec   *delta.Codec
-	list    desired.List // of sets, as the server last said; zero: it never did
-	sets    []*Set       // in the order of the list
-	leaving []*Set       // that left the list, until Hooks.Left is done with them
+	list    desired.List                 // of sets, as the server last said; zero: it never did
+	shown   atomic.Pointer[desired.List] // the same, for others
+	sets    []*Set                       // in the order of the list
+	leaving []*Set                       // that left the list, until Hooks.Left is done with them
 	report  reporter
+	voice   voice
 	next    time.Duration // what the server said last
 	held    bool          // it has room to hold the next poll
 	asked   bool          // the last poll was one that it could hold
@@ -135,8 +147,28 @@ func Open(o Options) (*Follower, error) {
 		o.Codec = delta.NewCodec()
 	}
 	o.Limits = o.Limits.orDefault()
-	f := &Follower{options: o, log: cmp.Or(o.Logger, slog.Default()), codec: o.Codec}
-	return f, f.open()
+	f := &Follower{options: o, log: cmp.Or(o.Logger, slog.Default()), codec: o.Codec, voice: voice{clock: o.Clock, limits: o.Limits}}
+	err := f.open()
+	list := f.list
+	f.shown.Store(&list)
+	return f, err
+}
+
+// List returns the host's list of sets as it is in force, with what an operator has
+// ordered; of version 0 if the server never said. It is not the caller's to change.
+// It is safe for concurrent use.
+func (f *Follower) List() desired.List { return *f.shown.Load() }
+
+// Report says how far the host is with making true what it mirrors; nil: it only
+// mirrors. The server is told with the next poll, and within seconds of what
+// desired.Convergence.Telling calls so, unless it can't be reached; of mere
+// progress now and then. It does not wait, and is safe for concurrent use.
+func (f *Follower) Report(c *desired.Convergence) {
+	if c != nil {
+		bounded := c.Bounded()
+		c = &bounded
+	}
+	f.voice.say(c)
 }
 
 // Sets returns the sets that the host mirrors, in the order of its list.
@@ -162,10 +194,8 @@ func (f *Follower) Run(ctx context.Context) {
 		f.log.Info("polling begins at this host's time, so that a fleet doesn't come all at once", "in", schedule.Due().Sub(clock.Now()).Round(time.Millisecond))
 	}
 	for inStep := false; ; {
-		for wait := schedule.Wait(clock.Now()); wait > 0; wait = schedule.Wait(clock.Now()) {
-			if clock.Sleep(ctx, wait); ctx.Err() != nil {
-				return
-			}
+		if f.await(ctx, schedule, inStep); ctx.Err() != nil {
+			return
 		}
 		began, hold := clock.Now(), time.Duration(0)
 		if inStep { // else there is something to do here, or to be heard of now
@@ -186,6 +216,21 @@ func (f *Follower) Run(ctx context.Context) {
 		if f.options.After != nil {
 			f.options.After(ctx)
 		}
+	}
+}
+
+// await waits until it is time to poll, or, where the last poll went well, there is
+// something to tell: backing off is not cut short, nor is what spreads a fleet that
+// starts.
+func (f *Follower) await(ctx context.Context, schedule *pace.Schedule, inStep bool) {
+	clock := f.options.Clock
+	if wait := schedule.Wait(clock.Now()); wait > 0 && inStep {
+		var over func()
+		ctx, over = f.voice.wait(ctx)
+		defer over()
+	}
+	for wait := schedule.Wait(clock.Now()); wait > 0 && ctx.Err() == nil; wait = schedule.Wait(clock.Now()) {
+		clock.Sleep(ctx, wait)
 	}
 }
 
@@ -243,6 +288,11 @@ func (f *Follower) Mend(ctx context.Context) (damaged int, err error) {
 type machine struct{}
 
 func (machine) Now() time.Time { return time.Now() }
+
+func (machine) AfterFunc(d time.Duration, fn func()) (stop func()) {
+	t := time.AfterFunc(d, fn)
+	return func() { t.Stop() }
+}
 
 func (machine) Sleep(ctx context.Context, d time.Duration) {
 	t := time.NewTimer(d)

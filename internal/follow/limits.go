@@ -1,6 +1,9 @@
 package follow
 
-import "cmp"
+import (
+	"cmp"
+	"time"
+)
 
 // Every bound of following, with its reason. Those of messages are in package
 // delta.
@@ -21,11 +24,16 @@ type Limits struct {
 	// StageChanges and StageBytes bound one transaction of a staging: what a
 	// cut can cost, and what is held in memory, twice.
 	StageChanges, StageBytes int
+	// NewsGap is the least time from one wait that is cut short, to tell the server
+	// what it shall know soon, to the next; ProgressGap is how long mere progress is
+	// kept back that was told before.
+	NewsGap, ProgressGap time.Duration
 }
 
 func (l Limits) orDefault() Limits {
 	return Limits{
 		AdoptChanges: cmp.Or(l.AdoptChanges, 16<<10), AdoptBytes: cmp.Or(l.AdoptBytes, 8<<20),
 		StageChanges: cmp.Or(l.StageChanges, 20_000), StageBytes: cmp.Or(l.StageBytes, 8<<20),
+		NewsGap: cmp.Or(l.NewsGap, 5*time.Second), ProgressGap: cmp.Or(l.ProgressGap, 30*time.Second),
 	}
 }

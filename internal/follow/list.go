@@ -92,8 +92,12 @@ func (f *Follower) relist(next desired.List) (more bool, err error) {
 		}
 		return false, fmt.Errorf("version %d of this host's list of sets: %w", next.Version, err)
 	}
-	f.log.Info("this host's list of sets has changed", "version", next.Version, "sets", next.Sets)
+	f.log.Info("this host's list of sets has changed", "version", next.Version, "sets", next.Sets, "paused", next.Paused, "why", next.Why)
 	f.list, f.sets, f.leaving = next, sets, old
+	f.shown.Store(&next)
+	if f.options.Listed != nil {
+		f.options.Listed(next)
+	}
 	return len(opened) > 0, nil
 }
 

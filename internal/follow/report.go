@@ -14,12 +14,24 @@ type reporter struct {
 	told *desired.Report // nil: the server wants to be told
 }
 
-// due returns what to tell with the next poll; nil: nothing new.
-func (r *reporter) due() *desired.Report {
-	if !r.seen || r.told != nil && r.told.Equal(r.now) {
+// due returns what to tell with the next poll, what v says included; nil: nothing
+// new.
+func (r *reporter) due(v *voice) *desired.Report {
+	if !r.seen {
 		return nil
 	}
-	now := r.now
+	now, told := r.now, (*desired.Convergence)(nil)
+	if r.told != nil {
+		told = r.told.Applying
+	}
+	latest, ripe := v.latest(told)
+	if now.Applying = latest; !ripe {
+		now.Applying = told
+	}
+	if r.told != nil && r.told.Equal(now) {
+		return nil
+	}
+	now.Applying = latest
 	return &now
 }
 

@@ -112,9 +112,10 @@ func (f *Follower) ask(ctx context.Context, hold time.Duration, report *Report) 
 // errRelisted is why a sync is given up on; the next goes on.
 var errRelisted = fmt.Errorf("this host's list of sets changed %d times within one sync", maxAsks)
 
-// poll asks about all sets.
+// poll asks about all sets. A poll that is held is cut short, and made again, if
+// there is something to tell meanwhile.
 func (f *Follower) poll(ctx context.Context, hold time.Duration) (got wire.PollAnswer, answers map[desired.Name]*wire.Answer, err error) {
-	ask := wire.Poll{Host: f.options.Host, Held: make([]delta.Held, len(f.sets)), Report: f.report.due(), Hold: hold}
+	ask := wire.Poll{Host: f.options.Host, Held: make([]delta.Held, len(f.sets)), Hold: hold}
 	for i, s := range f.sets {
 		ask.Held[i] = s.held()
 	}
@@ -122,7 +123,13 @@ func (f *Follower) poll(ctx context.Context, hold time.Duration) (got wire.PollA
 		ask.ListVersion, ask.ListSum = f.list.Version, f.list.Sum()
 	}
 	f.asked = hold > 0
-	if got, err = f.options.Server.Poll(ctx, ask); err != nil {
+	for again := true; again; {
+		if ask.Report = f.report.due(&f.voice); ask.Report != nil {
+			f.voice.tells(ask.Report.Applying)
+		}
+		got, again, err = f.hear(ctx, ask)
+	}
+	if err != nil {
 		return got, nil, err
 	}
 	if ask.Report != nil {
@@ -139,6 +146,19 @@ func (f *Follower) poll(ctx context.Context, hold time.Duration) (got wire.PollA
 	return got, answers, nil
 }
 
+// hear returns the answer to a poll; again says that it was cut short, since there
+// is something to tell.
+func (f *Follower) hear(ctx context.Context, ask wire.Poll) (got wire.PollAnswer, again bool, err error) {
+	asking, over := ctx, func() {}
+	if ask.Hold > 0 {
+		asking, over = f.voice.wait(ctx)
+	}
+	got, err = f.options.Server.Poll(asking, ask)
+	again = err != nil && errors.Is(context.Cause(asking), errNews)
+	over()
+	return got, again, err
+}
+
 // held names what the mirror holds; of one that is lost or damaged the latest
 // that it ever held, so that the server can tell whether that is of its history.
 func (s *Set) held() delta.Held {
@@ -153,8 +173,12 @@ func (s *Set) held() delta.Held {
 // notes in s how that went. A mirror that turns out to be damaged is mended on
 // the way.
 func (f *Follower) follow(ctx context.Context, set *Set, answer *wire.Answer, s *SetReport) (trips int) {
+	began, waited := f.options.Clock.Now(), time.Duration(0)
 	err := error(nil)
 	if answer != nil {
+		if set.Head().Number > 0 { // else it was not this host that waited
+			waited = answer.Age
+		}
 		trips, err = f.act(ctx, set, answer, s)
 	}
 	if errors.Is(err, store.ErrCorrupt) {
@@ -170,6 +194,8 @@ func (f *Follower) follow(ctx context.Context, set *Set, answer *wire.Answer, s 
 	}
 	if err != nil {
 		s.Err = fmt.Errorf("set %q: %w", set.Name, err)
+	} else if s.Mode != Unchanged {
+		set.Stages = desired.Stages{Waited: waited, Transferred: f.options.Clock.Now().Sub(began)}
 	}
 	return trips
 }

@@ -26,9 +26,16 @@ type Sets interface {
 	// Head returns the current revision of a set, from memory.
 	Head(desired.Name) (desired.Head, error)
 	// View calls fn with a set as it is at one time.
-	View(set desired.Name, fn func(delta.Source) error) error
+	View(set desired.Name, fn func(Snapshot) error) error
 	// Fork notes that a host holds a revision at p that is not in the set's history.
 	Fork(ctx context.Context, set desired.Name, p desired.Position) error
+}
+
+// Snapshot is a set as it is at one time.
+type Snapshot interface {
+	delta.Source
+	// Committed returns when its head was committed; zero: that is not known.
+	Committed() (time.Time, error)
 }
 
 // Options configures a Leader.
@@ -97,7 +104,7 @@ func (l *Leader) Poll(ctx context.Context, now time.Time, who Asker, p wire.Poll
 		if err == nil && h.Current(head) {
 			continue
 		}
-		a := l.answer(ctx, h, head, err, room)
+		a := l.answer(ctx, now, h, head, err, room)
 		if a.Index = i; a.Status == wire.StatusUnknown && who.Foreign != nil {
 			who.Foreign(h.Name)
 		}
@@ -137,12 +144,15 @@ func quiet(a wire.PollAnswer) bool {
 	return a.List == nil && !a.Tell
 }
 
-// answer says how a host gets from what it holds to head, in at most room bytes.
-func (l *Leader) answer(ctx context.Context, held delta.Held, head desired.Head, err error, room int) wire.Answer {
+// answer says how a host gets at now from what it holds to head, in at most room
+// bytes.
+func (l *Leader) answer(ctx context.Context, now time.Time, held delta.Held, head desired.Head, err error, room int) wire.Answer {
 	if err == nil {
 		var a wire.Answer
-		err = l.options.Sets.View(held.Name, func(src delta.Source) (err error) {
-			a, err = l.advise(src, held, room)
+		err = l.options.Sets.View(held.Name, func(src Snapshot) (err error) {
+			if a, err = l.advise(src, held, room); err == nil {
+				a.Age, err = age(src, now)
+			}
 			return err
 		})
 		if err == nil && a.Status == wire.StatusForked {
@@ -159,6 +169,16 @@ func (l *Leader) answer(ctx context.Context, held delta.Held, head desired.Head,
 		l.log.Warn("a set cannot be served", "set", held.Name, "error", err)
 	}
 	return wire.Answer{Status: wire.StatusUnavailable}
+}
+
+// age returns how long before now the set's head was committed, at least a
+// millisecond; 0: that is not known, for clocks may have been set meanwhile.
+func age(src Snapshot, now time.Time) (time.Duration, error) {
+	at, err := src.Committed()
+	if err != nil || at.IsZero() || now.Before(at) {
+		return 0, err
+	}
+	return max(now.Sub(at).Truncate(time.Millisecond), time.Millisecond), nil
 }
 
 // advise is answer, once the set is open.
@@ -181,7 +201,7 @@ func (l *Leader) advise(src delta.Source, held delta.Held, room int) (wire.Answe
 // Respond returns the next response of a pull of a set. It is read in a
 // transaction of its own.
 func (l *Leader) Respond(sender *delta.Sender, set desired.Name) (resp delta.Response, err error) {
-	err = l.options.Sets.View(set, func(src delta.Source) (err error) {
+	err = l.options.Sets.View(set, func(src Snapshot) (err error) {
 		resp, err = sender.Next(src)
 		return err
 	})

@@ -19,14 +19,6 @@ import (
 	"espalier/internal/spool"
 )
 
-// The attributes that files and symbolic links come with.
-const (
-	// ModeAttribute holds a file's permission bits, octal: "0644".
-	ModeAttribute = "mode"
-	// SymlinkAttribute holds what a symbolic link points to; its value is empty.
-	SymlinkAttribute = "symlink"
-)
-
 // errChanged: a file was written to, or replaced, while it was read.
 var errChanged = errors.New("it changes while it is read")
 
@@ -157,7 +149,7 @@ func (r *folderReader) file(folder *os.Root, name string) error {
 	if err != nil {
 		return err
 	}
-	attributes := map[string]string{ModeAttribute: fmt.Sprintf("%04o", mode.Perm())}
+	attributes := map[string]string{desired.ModeAttribute: fmt.Sprintf("%04o", mode.Perm())}
 	return r.add(desired.Object{Key: r.prefix + name, Value: r.value.Bytes(), Attributes: attributes})
 }
 
@@ -207,7 +199,7 @@ func (r *folderReader) symlink(folder *os.Root, name string) error {
 	if !utf8.ValidString(target) {
 		return fmt.Errorf("%w symbolic link: its target %q is not UTF-8", desired.ErrInvalid, target)
 	}
-	return r.add(desired.Object{Key: r.prefix + name, Attributes: map[string]string{SymlinkAttribute: target}})
+	return r.add(desired.Object{Key: r.prefix + name, Attributes: map[string]string{desired.SymlinkAttribute: target}})
 }
 
 func (r *folderReader) add(o desired.Object) error {

@@ -101,6 +101,8 @@ type Result struct {
 // Its errors match store.ErrConflict if the set is not at the revision that was
 // expected, or moves faster than it can be compared; store.ErrTooManyDeletes if
 // the guard holds it back, also in a dry run, whose Result is complete then;
+// store.ErrCycle if objects would come after each other in a cycle, which a dry run
+// finds where all of them are in the input;
 // store.ErrNotFound if there is neither a set nor an object; and
 // wire.ErrUnreachable if the connection broke more often than it is made again.
 // What an error leaves behind is the set as it was, unless the connection broke
@@ -116,6 +118,11 @@ func Apply(ctx context.Context, s Server, in *Input, o Options) (Result, error) 
 	}
 	a.limit.Prefix = []byte(in.prefix)
 	defer a.close()
+	if o.DryRun {
+		if err := store.CheckOrder(in.objects.All()); err != nil {
+			return Result{}, err
+		}
+	}
 	if o.Prune {
 		return a.prune(ctx)
 	}

@@ -760,3 +760,23 @@ func TestServerFails(t *testing.T) {
 		}
 	}
 }
+
+// TestDryRunFindsCycles: a dry run says of an input that it would be refused.
+func TestDryRunFindsCycles(t *testing.T) {
+	for _, prune := range []bool{false, true} {
+		bubble(t, fmt.Sprint("prune ", prune), func(t *testing.T, r *try) {
+			lines := `{"key":"a","value":"","after":["b"]}` + "\n" + `{"key":"b","value":"","after":["a"]}` + "\n"
+			in, err := publish.Read(r.ctx, "-", strings.NewReader(lines), publish.ReadOptions{TempDir: t.TempDir()})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer in.Close()
+			s, stop := serve(t, r.fake)
+			defer stop()
+			_, err = publish.Apply(r.ctx, s, in, publish.Options{Set: "s", DryRun: true, Prune: prune})
+			if !errors.Is(err, store.ErrCycle) || !strings.Contains(err.Error(), `"a" comes after "b"`) {
+				t.Errorf("Apply = %v, want %v, naming it", err, store.ErrCycle)
+			}
+		})
+	}
+}

@@ -58,6 +58,16 @@ func (c clock) Sleep(ctx context.Context, d time.Duration) {
 	}
 }
 
+func (c clock) AfterFunc(d time.Duration, fn func()) (stop func()) {
+	stopped := false
+	c.agent.world.after(time.Duration(float64(d)/c.agent.rate)+1, func() {
+		if !stopped && !c.agent.gone(c.task) {
+			fn()
+		}
+	})
+	return func() { stopped = true }
+}
+
 // start starts the agent on what is on its disk.
 func (a *agent) start() {
 	if a.task != nil {

@@ -45,9 +45,14 @@ type heldPoll struct {
 // leaderSets is a store as a leader sees it.
 type leaderSets struct{ *memory.Store }
 
-func (s leaderSets) View(set desired.Name, fn func(delta.Source) error) error {
-	return s.Store.View(set, func(snapshot *memory.Snapshot) error { return fn(snapshot) })
+func (s leaderSets) View(set desired.Name, fn func(lead.Snapshot) error) error {
+	return s.Store.View(set, func(snapshot *memory.Snapshot) error { return fn(undated{snapshot}) })
 }
+
+// undated is a snapshot whose journal has no times.
+type undated struct{ *memory.Snapshot }
+
+func (undated) Committed() (time.Time, error) { return time.Time{}, nil }
 
 // start starts the server on what is on its disk.
 func (s *server) start() {

@@ -17,6 +17,7 @@ import (
 	"espalier/internal/audit"
 	"espalier/internal/delta"
 	"espalier/internal/desired"
+	"espalier/internal/fleet"
 	"espalier/internal/spool"
 	"espalier/merkle"
 	"espalier/store"
@@ -96,6 +97,7 @@ var table = []struct {
 	{merkle.ErrTooWide, codes.OutOfRange, "TOO_WIDE"},
 	{ErrNoObject, codes.NotFound, "NO_OBJECT"},
 	{ErrNoHost, codes.NotFound, "NO_HOST"},
+	{fleet.ErrNotGuarded, codes.FailedPrecondition, "NOT_GUARDED"},
 	{store.ErrNotFound, codes.NotFound, "NO_SET"},
 	{store.ErrNoToken, codes.Unauthenticated, "NO_TOKEN"},
 	{ErrOtherToken, codes.FailedPrecondition, "OTHER_TOKEN"},
@@ -104,6 +106,7 @@ var table = []struct {
 	{store.ErrForked, codes.FailedPrecondition, "FORKED"},
 	{store.ErrConflict, codes.FailedPrecondition, "CONFLICT"},
 	{store.ErrTooManyDeletes, codes.FailedPrecondition, "TOO_MANY_DELETES"},
+	{store.ErrCycle, codes.FailedPrecondition, "CYCLE"},
 	{store.ErrRequestReused, codes.AlreadyExists, "REQUEST_REUSED"},
 	{store.ErrQuarantined, codes.DataLoss, "QUARANTINED"},
 	{store.ErrCorrupt, codes.DataLoss, "CORRUPT"},

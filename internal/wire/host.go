@@ -13,13 +13,24 @@ import (
 
 // ListToWire returns l as a message.
 func ListToWire(l desired.List) *espalierv1.HostList {
-	return &espalierv1.HostList{Version: l.Version, Sets: texts(l.Sets), Left: texts(l.Left)}
+	m := &espalierv1.HostList{Version: l.Version, Sets: texts(l.Sets), Left: texts(l.Left), Paused: l.Paused, Why: l.Why, Released: l.Released}
+	if !l.Release.IsZero() {
+		m.Release = l.Release[:]
+	}
+	return m
 }
 
 // ListFromWire reads a list of sets, as a server sends it.
 func ListFromWire(m *espalierv1.HostList) (desired.List, error) {
-	l := desired.List{Version: m.GetVersion(), Sets: names(m.GetSets()), Left: names(m.GetLeft())}
-	if err := l.Check(); err != nil {
+	l := desired.List{
+		Version: m.GetVersion(), Sets: names(m.GetSets()), Left: names(m.GetLeft()),
+		Orders: desired.Orders{Paused: m.GetPaused(), Why: m.GetWhy(), Released: m.GetReleased()},
+	}
+	var err error
+	if l.Release, err = DigestFromWire(m.GetRelease()); err == nil {
+		err = l.Check()
+	}
+	if err != nil {
 		return desired.List{}, answered(err)
 	}
 	return l, nil
@@ -46,7 +57,7 @@ func reportToWire(r *desired.Report) *espalierv1.HostReport {
 	if r == nil {
 		return nil
 	}
-	m := &espalierv1.HostReport{Agent: r.Agent, More: r.More}
+	m := &espalierv1.HostReport{Agent: r.Agent, More: r.More, Applying: convergenceToWire(r.Applying)}
 	for _, p := range r.Problems {
 		m.Problems = append(m.Problems, &espalierv1.Problem{Set: string(p.Set), Text: p.Text, Refused: p.Refused})
 	}
@@ -69,6 +80,10 @@ func reportFromWire(m *espalierv1.HostReport) (*desired.Report, error) {
 			}
 		}
 		r.Problems = append(r.Problems, desired.Problem{Set: desired.Name(p.GetSet()), Text: p.GetText(), Refused: p.GetRefused()})
+	}
+	var err error
+	if r.Applying, err = convergenceFromWire(m.GetApplying()); err != nil {
+		return nil, err
 	}
 	r = r.Bounded()
 	return &r, nil
@@ -114,6 +129,24 @@ func SetListFromWire(m *espalierv1.SetListRequest) (r SetList, err error) {
 	r.Sets, r.Why = names(m.GetSets()), m.GetWhy()
 	r.MaxDelete, err = limitFromWire(m.GetMaxDelete())
 	return r, err
+}
+
+// Orders is a request to tell a host something.
+type Orders struct {
+	Host  desired.Name
+	Order fleet.Order
+}
+
+// OrdersFromWire reads one.
+func OrdersFromWire(m *espalierv1.SetOrdersRequest) (r Orders, err error) {
+	if r.Host, err = desired.ParseName(m.GetHost()); err != nil {
+		return r, err
+	}
+	r.Order = fleet.Order{Kind: fleet.OrderKind(m.GetOrder()), Why: m.GetWhy()}
+	if r.Order.Root, err = DigestFromWire(m.GetRoot()); err != nil {
+		return r, err
+	}
+	return r, r.Order.Check()
 }
 
 // LimitToWire returns l as a message.

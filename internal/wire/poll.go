@@ -109,6 +109,9 @@ type Answer struct {
 	Frame  []byte
 	// Head: with StatusPull and StatusForked.
 	Head desired.Head
+	// Age is how long ago that was committed, in whole milliseconds; 0: that is not
+	// known.
+	Age time.Duration
 }
 
 // PollAnswer is what the server answers.
@@ -135,6 +138,7 @@ func PollAnswerToWire(a PollAnswer) *espalierv1.PollResponse {
 		a := &a.Sets[i]
 		set := &espalierv1.SetAnswer{
 			Index: uint32(a.Index), Status: espalierv1.SetAnswer_Status(a.Status), Number: a.Number, Frame: a.Frame,
+			AgeMs: uint64(max(a.Age.Milliseconds(), 0)),
 		}
 		if a.Status == StatusDelta {
 			set.Root = a.Root[:]
@@ -178,6 +182,7 @@ func millis(d time.Duration) uint32 { return uint32(min(max(d.Milliseconds(), 0)
 
 func answerFromWire(m *espalierv1.SetAnswer) (a Answer, err error) {
 	a = Answer{Index: int(m.GetIndex()), Status: Status(m.GetStatus()), Number: m.GetNumber(), Frame: m.GetFrame()}
+	a.Age = time.Duration(min(m.GetAgeMs(), math.MaxInt64/uint64(time.Millisecond))) * time.Millisecond
 	switch a.Status {
 	case StatusDelta:
 		if a.Root, err = DigestFromWire(m.GetRoot()); err == nil && (a.Number == 0 || a.Root.IsZero()) {

@@ -17,7 +17,7 @@ import (
 // a function that opens it again, after a loss of power if that can be had.
 func RunSets(t *testing.T, open func(*testing.T) (s Sets, again func() Sets)) {
 	for name, test := range map[string]func(*testing.T, Sets, func() Sets){
-		"histories": histories, "refusals": refusals, "requests": requests, "epochs": epochs, "restores": restores, "lists": lists,
+		"histories": histories, "refusals": refusals, "cycles": cycles, "requests": requests, "epochs": epochs, "restores": restores, "lists": lists,
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, again := open(t)
@@ -139,6 +139,39 @@ func refusals(t *testing.T, s Sets, again func() Sets) {
 	}
 }
 
+// cycles are refused, whichever way objects come to wait for each other; what is
+// come after need not be there.
+func cycles(t *testing.T, s Sets, again func() Sets) {
+	after := func(keys ...string) string {
+		env, err := desired.Encode(desired.Object{After: keys})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(env)
+	}
+	whole := edit{"a": after("b"), "b": after("c", "x"), "c": after("a"), "d": "\x00"}
+	fails(t, s, store.Commit{Changes: whole.stream()}, store.ErrCycle)
+	if _, err := s.Restore(t.Context(), "set", store.Restore{Objects: whole.stream()}); !errors.Is(err, store.ErrCycle) {
+		t.Errorf("Restore = %v, want %v", err, store.ErrCycle)
+	}
+	if _, err := s.Head("set"); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("Head of a set that was refused = %v", err)
+	}
+	c := content{"a": after("b"), "b": after("c", "x"), "d": "\x00"}
+	must(t, s, edit(c))
+	s = again()
+	fails(t, s, store.Commit{Changes: edit{"c": after("a")}.stream()}, store.ErrCycle)
+	fails(t, s, store.Commit{Changes: edit{"a": "", "x": after("b")}.stream()}, store.ErrCycle)
+	fails(t, s, store.Commit{Changes: edit{"c": after("d"), "d": after("a")}.stream()}, store.ErrCycle)
+	c.verifySet(t, s, "set")
+	for _, e := range []edit{{"c": after("d")}, {"b": after("x"), "c": after("a")}, {"c": "", "b": after("c")}, {"c": after("d"), "d": after("x")}} {
+		must(t, s, e)
+		c = c.with(e)
+	}
+	s = again()
+	c.verifySet(t, s, "set")
+}
+
 // requests come again, with the same content and with another.
 func requests(t *testing.T, s Sets, again func() Sets) {
 	ask := func(id string, digest byte, e edit) (store.Result, error) {
@@ -250,6 +283,9 @@ func restores(t *testing.T, s Sets, again func() Sets) {
 func lists(t *testing.T, s Sets, again func() Sets) {
 	for version := range uint64(3) {
 		l := desired.List{Version: version, Sets: []desired.Name{"a", "b"}, Left: []desired.Name{"c"}}
+		if version == 2 {
+			l = l.Pause(0, "why").ReleaseRoot(0, desired.Digest{1})
+		}
 		if err := s.PutList("host", l); err != nil {
 			t.Fatal(err)
 		}

@@ -108,6 +108,18 @@ func (c *content) apply(shape merkle.Shape, kept []desired.Change) (content, err
 	return next, nil
 }
 
+// ordered returns an error that matches store.ErrCycle if objects of c
+// come after each other in a cycle.
+func (c *content) ordered() error {
+	return store.CheckOrder(func(yield func(desired.Change, error) bool) {
+		for _, o := range c.objects {
+			if !yield(o.Change, nil) {
+				return
+			}
+		}
+	})
+}
+
 // honest returns c with the digests of what is there, and how many were not.
 func (c *content) honest() (content, int, error) {
 	next := content{salt: c.salt, bytes: c.bytes}

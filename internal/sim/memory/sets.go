@@ -206,6 +206,9 @@ func (s *Store) Commit(ctx context.Context, name desired.Name, c store.Commit) (
 		if next.content, err = f.apply(merkle.Shape{Salt: f.salt, MaxChildren: merkle.MaxChildren}, kept); err != nil {
 			return store.Result{}, err
 		}
+		if err := next.ordered(); err != nil {
+			return store.Result{}, err
+		}
 		next.head = next.on(f.head)
 		next.head.Number++
 		next.record(kept, s.options.JournalKeys)
@@ -230,6 +233,9 @@ func (s *Store) create(name desired.Name, c *store.Commit, changes []desired.Cha
 	}
 	var err error
 	if next.content, err = next.apply(merkle.Shape{Salt: next.salt, MaxChildren: merkle.MaxChildren}, kept); err != nil {
+		return store.Result{}, err
+	}
+	if err := next.ordered(); err != nil {
 		return store.Result{}, err
 	}
 	if next.head, err = s.begin(name); err != nil {
@@ -380,6 +386,9 @@ func (s *Store) Restore(ctx context.Context, name desired.Name, r store.Restore)
 	}
 	kept, _ := next.compare(objects)
 	if next.content, err = next.apply(merkle.Shape{Salt: next.salt}, kept); err != nil {
+		return store.Restored{}, err
+	}
+	if err := next.ordered(); err != nil {
 		return store.Restored{}, err
 	}
 	if next.head, err = s.begin(name, current, r.From.Known); err != nil {

@@ -82,6 +82,67 @@ func (PullMode) EnumDescriptor() ([]byte, []int) {
 	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{0}
 }
 
+type Convergence_State int32
+
+const (
+	Convergence_STATE_UNSPECIFIED Convergence_State = 0 // there is something to do, and it is being done
+	Convergence_STATE_CONVERGED   Convergence_State = 1 // what it mirrors is what it made true and what it saw last
+	Convergence_STATE_WAITING     Convergence_State = 2 // for the next attempts at what has failed, and at what comes after that
+	Convergence_STATE_PAUSED      Convergence_State = 3 // by an operator
+	Convergence_STATE_DETECTING   Convergence_State = 4 // it only reports what it would do
+	Convergence_STATE_GUARDED     Convergence_State = 5 // too many objects would be deleted: an operator has to release that
+	Convergence_STATE_CLOSED      Convergence_State = 6 // it is outside of its windows
+)
+
+// Enum value maps for Convergence_State.
+var (
+	Convergence_State_name = map[int32]string{
+		0: "STATE_UNSPECIFIED",
+		1: "STATE_CONVERGED",
+		2: "STATE_WAITING",
+		3: "STATE_PAUSED",
+		4: "STATE_DETECTING",
+		5: "STATE_GUARDED",
+		6: "STATE_CLOSED",
+	}
+	Convergence_State_value = map[string]int32{
+		"STATE_UNSPECIFIED": 0,
+		"STATE_CONVERGED":   1,
+		"STATE_WAITING":     2,
+		"STATE_PAUSED":      3,
+		"STATE_DETECTING":   4,
+		"STATE_GUARDED":     5,
+		"STATE_CLOSED":      6,
+	}
+)
+
+func (x Convergence_State) Enum() *Convergence_State {
+	p := new(Convergence_State)
+	*p = x
+	return p
+}
+
+func (x Convergence_State) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Convergence_State) Descriptor() protoreflect.EnumDescriptor {
+	return file_espalier_v1_espalier_proto_enumTypes[1].Descriptor()
+}
+
+func (Convergence_State) Type() protoreflect.EnumType {
+	return &file_espalier_v1_espalier_proto_enumTypes[1]
+}
+
+func (x Convergence_State) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Convergence_State.Descriptor instead.
+func (Convergence_State) EnumDescriptor() ([]byte, []int) {
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{4, 0}
+}
+
 type SetAnswer_Status int32
 
 const (
@@ -121,11 +182,11 @@ func (x SetAnswer_Status) String() string {
 }
 
 func (SetAnswer_Status) Descriptor() protoreflect.EnumDescriptor {
-	return file_espalier_v1_espalier_proto_enumTypes[1].Descriptor()
+	return file_espalier_v1_espalier_proto_enumTypes[2].Descriptor()
 }
 
 func (SetAnswer_Status) Type() protoreflect.EnumType {
-	return &file_espalier_v1_espalier_proto_enumTypes[1]
+	return &file_espalier_v1_espalier_proto_enumTypes[2]
 }
 
 func (x SetAnswer_Status) Number() protoreflect.EnumNumber {
@@ -134,7 +195,7 @@ func (x SetAnswer_Status) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use SetAnswer_Status.Descriptor instead.
 func (SetAnswer_Status) EnumDescriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{8, 0}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{10, 0}
 }
 
 type HostInfo_State int32
@@ -182,11 +243,11 @@ func (x HostInfo_State) String() string {
 }
 
 func (HostInfo_State) Descriptor() protoreflect.EnumDescriptor {
-	return file_espalier_v1_espalier_proto_enumTypes[2].Descriptor()
+	return file_espalier_v1_espalier_proto_enumTypes[3].Descriptor()
 }
 
 func (HostInfo_State) Type() protoreflect.EnumType {
-	return &file_espalier_v1_espalier_proto_enumTypes[2]
+	return &file_espalier_v1_espalier_proto_enumTypes[3]
 }
 
 func (x HostInfo_State) Number() protoreflect.EnumNumber {
@@ -195,7 +256,7 @@ func (x HostInfo_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use HostInfo_State.Descriptor instead.
 func (HostInfo_State) EnumDescriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{48, 0}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{50, 0}
 }
 
 type HostInfo_ListState int32
@@ -234,11 +295,11 @@ func (x HostInfo_ListState) String() string {
 }
 
 func (HostInfo_ListState) Descriptor() protoreflect.EnumDescriptor {
-	return file_espalier_v1_espalier_proto_enumTypes[3].Descriptor()
+	return file_espalier_v1_espalier_proto_enumTypes[4].Descriptor()
 }
 
 func (HostInfo_ListState) Type() protoreflect.EnumType {
-	return &file_espalier_v1_espalier_proto_enumTypes[3]
+	return &file_espalier_v1_espalier_proto_enumTypes[4]
 }
 
 func (x HostInfo_ListState) Number() protoreflect.EnumNumber {
@@ -247,7 +308,59 @@ func (x HostInfo_ListState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use HostInfo_ListState.Descriptor instead.
 func (HostInfo_ListState) EnumDescriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{48, 1}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{50, 1}
+}
+
+type SetOrdersRequest_Order int32
+
+const (
+	SetOrdersRequest_ORDER_UNSPECIFIED SetOrdersRequest_Order = 0 // is refused
+	SetOrdersRequest_ORDER_PAUSE       SetOrdersRequest_Order = 1 // make nothing true for now
+	SetOrdersRequest_ORDER_RESUME      SetOrdersRequest_Order = 2
+	SetOrdersRequest_ORDER_RELEASE     SetOrdersRequest_Order = 3 // carry out the deletions that lead to root, however many
+)
+
+// Enum value maps for SetOrdersRequest_Order.
+var (
+	SetOrdersRequest_Order_name = map[int32]string{
+		0: "ORDER_UNSPECIFIED",
+		1: "ORDER_PAUSE",
+		2: "ORDER_RESUME",
+		3: "ORDER_RELEASE",
+	}
+	SetOrdersRequest_Order_value = map[string]int32{
+		"ORDER_UNSPECIFIED": 0,
+		"ORDER_PAUSE":       1,
+		"ORDER_RESUME":      2,
+		"ORDER_RELEASE":     3,
+	}
+)
+
+func (x SetOrdersRequest_Order) Enum() *SetOrdersRequest_Order {
+	p := new(SetOrdersRequest_Order)
+	*p = x
+	return p
+}
+
+func (x SetOrdersRequest_Order) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (SetOrdersRequest_Order) Descriptor() protoreflect.EnumDescriptor {
+	return file_espalier_v1_espalier_proto_enumTypes[5].Descriptor()
+}
+
+func (SetOrdersRequest_Order) Type() protoreflect.EnumType {
+	return &file_espalier_v1_espalier_proto_enumTypes[5]
+}
+
+func (x SetOrdersRequest_Order) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use SetOrdersRequest_Order.Descriptor instead.
+func (SetOrdersRequest_Order) EnumDescriptor() ([]byte, []int) {
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{54, 0}
 }
 
 // Position is a place in a set's history.
@@ -470,6 +583,7 @@ type HostReport struct {
 	Agent         string                 `protobuf:"bytes,1,opt,name=agent,proto3" json:"agent,omitempty"`       // the version of its program
 	Problems      []*Problem             `protobuf:"bytes,2,rep,name=problems,proto3" json:"problems,omitempty"` // what it doesn't follow, and keeps enforcing as it was
 	More          uint32                 `protobuf:"varint,3,opt,name=more,proto3" json:"more,omitempty"`        // problems that are not listed
+	Applying      *Convergence           `protobuf:"bytes,4,opt,name=applying,proto3" json:"applying,omitempty"` // absent: it only mirrors
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -525,6 +639,265 @@ func (x *HostReport) GetMore() uint32 {
 	return 0
 }
 
+func (x *HostReport) GetApplying() *Convergence {
+	if x != nil {
+		return x.Applying
+	}
+	return nil
+}
+
+// Convergence is how far a host is with making true what it mirrors. Each root is
+// over the roots of the sets on its list: see docs/protocol.md.
+type Convergence struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Desired   []byte                 `protobuf:"bytes,1,opt,name=desired,proto3" json:"desired,omitempty"`   // 32 bytes: of what it mirrors
+	Applied   []byte                 `protobuf:"bytes,2,opt,name=applied,proto3" json:"applied,omitempty"`   // of what it has made true of that; absent: the same as desired
+	Observed  []byte                 `protobuf:"bytes,3,opt,name=observed,proto3" json:"observed,omitempty"` // of what it saw last; absent: the same as desired
+	State     Convergence_State      `protobuf:"varint,4,opt,name=state,proto3,enum=espalier.v1.Convergence_State" json:"state,omitempty"`
+	Reason    string                 `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`         // for people: why it is in that state
+	Objects   uint64                 `protobuf:"varint,6,opt,name=objects,proto3" json:"objects,omitempty"`      // that shall be true
+	Pending   uint64                 `protobuf:"varint,7,opt,name=pending,proto3" json:"pending,omitempty"`      // of those, that are not yet
+	Failed    uint64                 `protobuf:"varint,8,opt,name=failed,proto3" json:"failed,omitempty"`        // of those, that were tried
+	Unmanaged uint64                 `protobuf:"varint,9,opt,name=unmanaged,proto3" json:"unmanaged,omitempty"`  // that are no driver's
+	Drifted   uint64                 `protobuf:"varint,10,opt,name=drifted,proto3" json:"drifted,omitempty"`     // that are otherwise than they were made, and not corrected
+	Found     uint64                 `protobuf:"varint,11,opt,name=found,proto3" json:"found,omitempty"`         // drift since the agent started
+	Corrected uint64                 `protobuf:"varint,12,opt,name=corrected,proto3" json:"corrected,omitempty"` // of that
+	Guarded   uint64                 `protobuf:"varint,13,opt,name=guarded,proto3" json:"guarded,omitempty"`     // deletions that wait to be released
+	Failures  []*Failure             `protobuf:"bytes,14,rep,name=failures,proto3" json:"failures,omitempty"`    // the first of them, by key
+	// What the latest change that was made true took, in microseconds; 0: not known.
+	WaitedUs      uint64 `protobuf:"varint,15,opt,name=waited_us,json=waitedUs,proto3" json:"waited_us,omitempty"`                // from its commit to the answer that told of it
+	TransferredUs uint64 `protobuf:"varint,16,opt,name=transferred_us,json=transferredUs,proto3" json:"transferred_us,omitempty"` // to be received and proven
+	AppliedUs     uint64 `protobuf:"varint,17,opt,name=applied_us,json=appliedUs,proto3" json:"applied_us,omitempty"`             // to be made true
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Convergence) Reset() {
+	*x = Convergence{}
+	mi := &file_espalier_v1_espalier_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Convergence) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Convergence) ProtoMessage() {}
+
+func (x *Convergence) ProtoReflect() protoreflect.Message {
+	mi := &file_espalier_v1_espalier_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Convergence.ProtoReflect.Descriptor instead.
+func (*Convergence) Descriptor() ([]byte, []int) {
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Convergence) GetDesired() []byte {
+	if x != nil {
+		return x.Desired
+	}
+	return nil
+}
+
+func (x *Convergence) GetApplied() []byte {
+	if x != nil {
+		return x.Applied
+	}
+	return nil
+}
+
+func (x *Convergence) GetObserved() []byte {
+	if x != nil {
+		return x.Observed
+	}
+	return nil
+}
+
+func (x *Convergence) GetState() Convergence_State {
+	if x != nil {
+		return x.State
+	}
+	return Convergence_STATE_UNSPECIFIED
+}
+
+func (x *Convergence) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Convergence) GetObjects() uint64 {
+	if x != nil {
+		return x.Objects
+	}
+	return 0
+}
+
+func (x *Convergence) GetPending() uint64 {
+	if x != nil {
+		return x.Pending
+	}
+	return 0
+}
+
+func (x *Convergence) GetFailed() uint64 {
+	if x != nil {
+		return x.Failed
+	}
+	return 0
+}
+
+func (x *Convergence) GetUnmanaged() uint64 {
+	if x != nil {
+		return x.Unmanaged
+	}
+	return 0
+}
+
+func (x *Convergence) GetDrifted() uint64 {
+	if x != nil {
+		return x.Drifted
+	}
+	return 0
+}
+
+func (x *Convergence) GetFound() uint64 {
+	if x != nil {
+		return x.Found
+	}
+	return 0
+}
+
+func (x *Convergence) GetCorrected() uint64 {
+	if x != nil {
+		return x.Corrected
+	}
+	return 0
+}
+
+func (x *Convergence) GetGuarded() uint64 {
+	if x != nil {
+		return x.Guarded
+	}
+	return 0
+}
+
+func (x *Convergence) GetFailures() []*Failure {
+	if x != nil {
+		return x.Failures
+	}
+	return nil
+}
+
+func (x *Convergence) GetWaitedUs() uint64 {
+	if x != nil {
+		return x.WaitedUs
+	}
+	return 0
+}
+
+func (x *Convergence) GetTransferredUs() uint64 {
+	if x != nil {
+		return x.TransferredUs
+	}
+	return 0
+}
+
+func (x *Convergence) GetAppliedUs() uint64 {
+	if x != nil {
+		return x.AppliedUs
+	}
+	return 0
+}
+
+// Failure is an object that could not be made true.
+type Failure struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"` // may be cut
+	Error         string                 `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
+	Attempts      uint32                 `protobuf:"varint,3,opt,name=attempts,proto3" json:"attempts,omitempty"`
+	SinceMs       uint64                 `protobuf:"varint,4,opt,name=since_ms,json=sinceMs,proto3" json:"since_ms,omitempty"` // when it first failed, by the host's clock, in milliseconds since 1970; 0: not known
+	NextMs        uint64                 `protobuf:"varint,5,opt,name=next_ms,json=nextMs,proto3" json:"next_ms,omitempty"`    // when it is tried again, likewise
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Failure) Reset() {
+	*x = Failure{}
+	mi := &file_espalier_v1_espalier_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Failure) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Failure) ProtoMessage() {}
+
+func (x *Failure) ProtoReflect() protoreflect.Message {
+	mi := &file_espalier_v1_espalier_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Failure.ProtoReflect.Descriptor instead.
+func (*Failure) Descriptor() ([]byte, []int) {
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Failure) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *Failure) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *Failure) GetAttempts() uint32 {
+	if x != nil {
+		return x.Attempts
+	}
+	return 0
+}
+
+func (x *Failure) GetSinceMs() uint64 {
+	if x != nil {
+		return x.SinceMs
+	}
+	return 0
+}
+
+func (x *Failure) GetNextMs() uint64 {
+	if x != nil {
+		return x.NextMs
+	}
+	return 0
+}
+
 // Problem says why a host doesn't follow the server.
 type Problem struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -537,7 +910,7 @@ type Problem struct {
 
 func (x *Problem) Reset() {
 	*x = Problem{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[4]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -549,7 +922,7 @@ func (x *Problem) String() string {
 func (*Problem) ProtoMessage() {}
 
 func (x *Problem) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[4]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -562,7 +935,7 @@ func (x *Problem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Problem.ProtoReflect.Descriptor instead.
 func (*Problem) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{4}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Problem) GetSet() string {
@@ -589,16 +962,20 @@ func (x *Problem) GetRefused() bool {
 // HostList says which sets a host is to mirror.
 type HostList struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Version       uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"` // grows with each change; 0: nobody has made a list, and the host's own set is all there is
-	Sets          []string               `protobuf:"bytes,2,rep,name=sets,proto3" json:"sets,omitempty"`        // of several that have a key, the later wins
-	Left          []string               `protobuf:"bytes,3,rep,name=left,proto3" json:"left,omitempty"`        // sets that were taken off the list: their objects are to go
+	Version       uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`   // grows with each change; 0: nobody has made a list, and the host's own set is all there is
+	Sets          []string               `protobuf:"bytes,2,rep,name=sets,proto3" json:"sets,omitempty"`          // of several that have a key, the later wins
+	Left          []string               `protobuf:"bytes,3,rep,name=left,proto3" json:"left,omitempty"`          // sets that were taken off the list: their objects are to go
+	Paused        bool                   `protobuf:"varint,4,opt,name=paused,proto3" json:"paused,omitempty"`     // nothing is to be made true for now
+	Why           string                 `protobuf:"bytes,5,opt,name=why,proto3" json:"why,omitempty"`            // it is paused
+	Release       []byte                 `protobuf:"bytes,6,opt,name=release,proto3" json:"release,omitempty"`    // 32 bytes: the host root whose deletions are let through, however many; absent: none
+	Released      uint64                 `protobuf:"varint,7,opt,name=released,proto3" json:"released,omitempty"` // the version with which that was ordered
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *HostList) Reset() {
 	*x = HostList{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[5]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -610,7 +987,7 @@ func (x *HostList) String() string {
 func (*HostList) ProtoMessage() {}
 
 func (x *HostList) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[5]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -623,7 +1000,7 @@ func (x *HostList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostList.ProtoReflect.Descriptor instead.
 func (*HostList) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{5}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *HostList) GetVersion() uint64 {
@@ -647,6 +1024,34 @@ func (x *HostList) GetLeft() []string {
 	return nil
 }
 
+func (x *HostList) GetPaused() bool {
+	if x != nil {
+		return x.Paused
+	}
+	return false
+}
+
+func (x *HostList) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+func (x *HostList) GetRelease() []byte {
+	if x != nil {
+		return x.Release
+	}
+	return nil
+}
+
+func (x *HostList) GetReleased() uint64 {
+	if x != nil {
+		return x.Released
+	}
+	return 0
+}
+
 // HeldSet is a set as the agent holds it, or held it. Number 0: nothing yet.
 type HeldSet struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -661,7 +1066,7 @@ type HeldSet struct {
 
 func (x *HeldSet) Reset() {
 	*x = HeldSet{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[6]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -673,7 +1078,7 @@ func (x *HeldSet) String() string {
 func (*HeldSet) ProtoMessage() {}
 
 func (x *HeldSet) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[6]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -686,7 +1091,7 @@ func (x *HeldSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeldSet.ProtoReflect.Descriptor instead.
 func (*HeldSet) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{6}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *HeldSet) GetName() string {
@@ -737,7 +1142,7 @@ type PollResponse struct {
 
 func (x *PollResponse) Reset() {
 	*x = PollResponse{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[7]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -749,7 +1154,7 @@ func (x *PollResponse) String() string {
 func (*PollResponse) ProtoMessage() {}
 
 func (x *PollResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[7]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -762,7 +1167,7 @@ func (x *PollResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PollResponse.ProtoReflect.Descriptor instead.
 func (*PollResponse) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{7}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *PollResponse) GetNextPollMs() uint32 {
@@ -805,16 +1210,17 @@ type SetAnswer struct {
 	Index         uint32                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"` // of the set in the request
 	Status        SetAnswer_Status       `protobuf:"varint,2,opt,name=status,proto3,enum=espalier.v1.SetAnswer_Status" json:"status,omitempty"`
 	Number        uint64                 `protobuf:"varint,3,opt,name=number,proto3" json:"number,omitempty"`
-	Root          []byte                 `protobuf:"bytes,4,opt,name=root,proto3" json:"root,omitempty"`   // 32 bytes
-	Frame         []byte                 `protobuf:"bytes,5,opt,name=frame,proto3" json:"frame,omitempty"` // changes
-	Head          *Head                  `protobuf:"bytes,6,opt,name=head,proto3" json:"head,omitempty"`   // with STATUS_PULL and STATUS_FORKED
+	Root          []byte                 `protobuf:"bytes,4,opt,name=root,proto3" json:"root,omitempty"`                 // 32 bytes
+	Frame         []byte                 `protobuf:"bytes,5,opt,name=frame,proto3" json:"frame,omitempty"`               // changes
+	Head          *Head                  `protobuf:"bytes,6,opt,name=head,proto3" json:"head,omitempty"`                 // with STATUS_PULL and STATUS_FORKED
+	AgeMs         uint64                 `protobuf:"varint,7,opt,name=age_ms,json=ageMs,proto3" json:"age_ms,omitempty"` // since what this leads to was committed; 0: not known
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SetAnswer) Reset() {
 	*x = SetAnswer{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[8]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -826,7 +1232,7 @@ func (x *SetAnswer) String() string {
 func (*SetAnswer) ProtoMessage() {}
 
 func (x *SetAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[8]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -839,7 +1245,7 @@ func (x *SetAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetAnswer.ProtoReflect.Descriptor instead.
 func (*SetAnswer) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{8}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *SetAnswer) GetIndex() uint32 {
@@ -884,6 +1290,13 @@ func (x *SetAnswer) GetHead() *Head {
 	return nil
 }
 
+func (x *SetAnswer) GetAgeMs() uint64 {
+	if x != nil {
+		return x.AgeMs
+	}
+	return 0
+}
+
 type PullRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Step:
@@ -898,7 +1311,7 @@ type PullRequest struct {
 
 func (x *PullRequest) Reset() {
 	*x = PullRequest{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[9]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -910,7 +1323,7 @@ func (x *PullRequest) String() string {
 func (*PullRequest) ProtoMessage() {}
 
 func (x *PullRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[9]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -923,7 +1336,7 @@ func (x *PullRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullRequest.ProtoReflect.Descriptor instead.
 func (*PullRequest) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{9}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *PullRequest) GetStep() isPullRequest_Step {
@@ -999,7 +1412,7 @@ type PullOpen struct {
 
 func (x *PullOpen) Reset() {
 	*x = PullOpen{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[10]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1011,7 +1424,7 @@ func (x *PullOpen) String() string {
 func (*PullOpen) ProtoMessage() {}
 
 func (x *PullOpen) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[10]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1024,7 +1437,7 @@ func (x *PullOpen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullOpen.ProtoReflect.Descriptor instead.
 func (*PullOpen) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{10}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *PullOpen) GetSet() string {
@@ -1105,7 +1518,7 @@ type PullResponse struct {
 
 func (x *PullResponse) Reset() {
 	*x = PullResponse{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[11]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1117,7 +1530,7 @@ func (x *PullResponse) String() string {
 func (*PullResponse) ProtoMessage() {}
 
 func (x *PullResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[11]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1130,7 +1543,7 @@ func (x *PullResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullResponse.ProtoReflect.Descriptor instead.
 func (*PullResponse) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{11}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *PullResponse) GetStep() isPullResponse_Step {
@@ -1218,7 +1631,7 @@ type PullBegin struct {
 
 func (x *PullBegin) Reset() {
 	*x = PullBegin{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[12]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1230,7 +1643,7 @@ func (x *PullBegin) String() string {
 func (*PullBegin) ProtoMessage() {}
 
 func (x *PullBegin) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[12]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1243,7 +1656,7 @@ func (x *PullBegin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullBegin.ProtoReflect.Descriptor instead.
 func (*PullBegin) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{12}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *PullBegin) GetMode() PullMode {
@@ -1284,7 +1697,7 @@ type PullDigests struct {
 
 func (x *PullDigests) Reset() {
 	*x = PullDigests{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[13]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1296,7 +1709,7 @@ func (x *PullDigests) String() string {
 func (*PullDigests) ProtoMessage() {}
 
 func (x *PullDigests) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[13]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1309,7 +1722,7 @@ func (x *PullDigests) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullDigests.ProtoReflect.Descriptor instead.
 func (*PullDigests) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{13}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *PullDigests) GetData() []byte {
@@ -1336,7 +1749,7 @@ type PullBatch struct {
 
 func (x *PullBatch) Reset() {
 	*x = PullBatch{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[14]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1348,7 +1761,7 @@ func (x *PullBatch) String() string {
 func (*PullBatch) ProtoMessage() {}
 
 func (x *PullBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[14]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1361,7 +1774,7 @@ func (x *PullBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullBatch.ProtoReflect.Descriptor instead.
 func (*PullBatch) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{14}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *PullBatch) GetFrame() []byte {
@@ -1387,7 +1800,7 @@ type PullEnd struct {
 
 func (x *PullEnd) Reset() {
 	*x = PullEnd{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[15]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1399,7 +1812,7 @@ func (x *PullEnd) String() string {
 func (*PullEnd) ProtoMessage() {}
 
 func (x *PullEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[15]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1412,7 +1825,7 @@ func (x *PullEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullEnd.ProtoReflect.Descriptor instead.
 func (*PullEnd) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{15}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *PullEnd) GetHead() *Head {
@@ -1432,7 +1845,7 @@ type ListSetsRequest struct {
 
 func (x *ListSetsRequest) Reset() {
 	*x = ListSetsRequest{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[16]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1444,7 +1857,7 @@ func (x *ListSetsRequest) String() string {
 func (*ListSetsRequest) ProtoMessage() {}
 
 func (x *ListSetsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[16]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1457,7 +1870,7 @@ func (x *ListSetsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSetsRequest.ProtoReflect.Descriptor instead.
 func (*ListSetsRequest) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{16}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ListSetsRequest) GetAfter() string {
@@ -1484,7 +1897,7 @@ type ListSetsResponse struct {
 
 func (x *ListSetsResponse) Reset() {
 	*x = ListSetsResponse{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[17]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1496,7 +1909,7 @@ func (x *ListSetsResponse) String() string {
 func (*ListSetsResponse) ProtoMessage() {}
 
 func (x *ListSetsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[17]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1509,7 +1922,7 @@ func (x *ListSetsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSetsResponse.ProtoReflect.Descriptor instead.
 func (*ListSetsResponse) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{17}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ListSetsResponse) GetSets() []*SetInfo {
@@ -1538,7 +1951,7 @@ type SetInfo struct {
 
 func (x *SetInfo) Reset() {
 	*x = SetInfo{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[18]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1550,7 +1963,7 @@ func (x *SetInfo) String() string {
 func (*SetInfo) ProtoMessage() {}
 
 func (x *SetInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[18]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1563,7 +1976,7 @@ func (x *SetInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetInfo.ProtoReflect.Descriptor instead.
 func (*SetInfo) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{18}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *SetInfo) GetName() string {
@@ -1603,7 +2016,7 @@ type GetHeadRequest struct {
 
 func (x *GetHeadRequest) Reset() {
 	*x = GetHeadRequest{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[19]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1615,7 +2028,7 @@ func (x *GetHeadRequest) String() string {
 func (*GetHeadRequest) ProtoMessage() {}
 
 func (x *GetHeadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[19]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1628,7 +2041,7 @@ func (x *GetHeadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetHeadRequest.ProtoReflect.Descriptor instead.
 func (*GetHeadRequest) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{19}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *GetHeadRequest) GetSet() string {
@@ -1649,7 +2062,7 @@ type GetHeadResponse struct {
 
 func (x *GetHeadResponse) Reset() {
 	*x = GetHeadResponse{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[20]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1661,7 +2074,7 @@ func (x *GetHeadResponse) String() string {
 func (*GetHeadResponse) ProtoMessage() {}
 
 func (x *GetHeadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[20]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1674,7 +2087,7 @@ func (x *GetHeadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetHeadResponse.ProtoReflect.Descriptor instead.
 func (*GetHeadResponse) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{20}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *GetHeadResponse) GetHead() *Head {
@@ -1708,7 +2121,7 @@ type LogRequest struct {
 
 func (x *LogRequest) Reset() {
 	*x = LogRequest{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[21]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1720,7 +2133,7 @@ func (x *LogRequest) String() string {
 func (*LogRequest) ProtoMessage() {}
 
 func (x *LogRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[21]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1733,7 +2146,7 @@ func (x *LogRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogRequest.ProtoReflect.Descriptor instead.
 func (*LogRequest) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{21}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *LogRequest) GetSet() string {
@@ -1759,7 +2172,7 @@ type LogResponse struct {
 
 func (x *LogResponse) Reset() {
 	*x = LogResponse{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[22]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1771,7 +2184,7 @@ func (x *LogResponse) String() string {
 func (*LogResponse) ProtoMessage() {}
 
 func (x *LogResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[22]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1784,7 +2197,7 @@ func (x *LogResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogResponse.ProtoReflect.Descriptor instead.
 func (*LogResponse) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{22}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *LogResponse) GetEntries() []*LogEntry {
@@ -1810,7 +2223,7 @@ type LogEntry struct {
 
 func (x *LogEntry) Reset() {
 	*x = LogEntry{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[23]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1822,7 +2235,7 @@ func (x *LogEntry) String() string {
 func (*LogEntry) ProtoMessage() {}
 
 func (x *LogEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[23]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1835,7 +2248,7 @@ func (x *LogEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogEntry.ProtoReflect.Descriptor instead.
 func (*LogEntry) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{23}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *LogEntry) GetPosition() *Position {
@@ -1897,7 +2310,7 @@ type GetObjectRequest struct {
 
 func (x *GetObjectRequest) Reset() {
 	*x = GetObjectRequest{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[24]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1909,7 +2322,7 @@ func (x *GetObjectRequest) String() string {
 func (*GetObjectRequest) ProtoMessage() {}
 
 func (x *GetObjectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[24]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1922,7 +2335,7 @@ func (x *GetObjectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetObjectRequest.ProtoReflect.Descriptor instead.
 func (*GetObjectRequest) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{24}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *GetObjectRequest) GetSet() string {
@@ -1948,7 +2361,7 @@ type GetObjectResponse struct {
 
 func (x *GetObjectResponse) Reset() {
 	*x = GetObjectResponse{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[25]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1960,7 +2373,7 @@ func (x *GetObjectResponse) String() string {
 func (*GetObjectResponse) ProtoMessage() {}
 
 func (x *GetObjectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[25]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1973,7 +2386,7 @@ func (x *GetObjectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetObjectResponse.ProtoReflect.Descriptor instead.
 func (*GetObjectResponse) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{25}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *GetObjectResponse) GetEnvelope() []byte {
@@ -1993,7 +2406,7 @@ type ListObjectsRequest struct {
 
 func (x *ListObjectsRequest) Reset() {
 	*x = ListObjectsRequest{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[26]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2005,7 +2418,7 @@ func (x *ListObjectsRequest) String() string {
 func (*ListObjectsRequest) ProtoMessage() {}
 
 func (x *ListObjectsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[26]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2018,7 +2431,7 @@ func (x *ListObjectsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListObjectsRequest.ProtoReflect.Descriptor instead.
 func (*ListObjectsRequest) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{26}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ListObjectsRequest) GetSet() string {
@@ -2044,7 +2457,7 @@ type ListObjectsResponse struct {
 
 func (x *ListObjectsResponse) Reset() {
 	*x = ListObjectsResponse{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[27]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2056,7 +2469,7 @@ func (x *ListObjectsResponse) String() string {
 func (*ListObjectsResponse) ProtoMessage() {}
 
 func (x *ListObjectsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[27]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2069,7 +2482,7 @@ func (x *ListObjectsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListObjectsResponse.ProtoReflect.Descriptor instead.
 func (*ListObjectsResponse) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{27}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ListObjectsResponse) GetFrame() []byte {
@@ -2090,7 +2503,7 @@ type MatchRequest struct {
 
 func (x *MatchRequest) Reset() {
 	*x = MatchRequest{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[28]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2102,7 +2515,7 @@ func (x *MatchRequest) String() string {
 func (*MatchRequest) ProtoMessage() {}
 
 func (x *MatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[28]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2115,7 +2528,7 @@ func (x *MatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MatchRequest.ProtoReflect.Descriptor instead.
 func (*MatchRequest) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{28}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *MatchRequest) GetSet() string {
@@ -2148,7 +2561,7 @@ type MatchResponse struct {
 
 func (x *MatchResponse) Reset() {
 	*x = MatchResponse{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[29]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2160,7 +2573,7 @@ func (x *MatchResponse) String() string {
 func (*MatchResponse) ProtoMessage() {}
 
 func (x *MatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[29]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2173,7 +2586,7 @@ func (x *MatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MatchResponse.ProtoReflect.Descriptor instead.
 func (*MatchResponse) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{29}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *MatchResponse) GetStates() []byte {
@@ -2193,7 +2606,7 @@ type CommitRequest struct {
 
 func (x *CommitRequest) Reset() {
 	*x = CommitRequest{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[30]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2205,7 +2618,7 @@ func (x *CommitRequest) String() string {
 func (*CommitRequest) ProtoMessage() {}
 
 func (x *CommitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[30]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2218,7 +2631,7 @@ func (x *CommitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitRequest.ProtoReflect.Descriptor instead.
 func (*CommitRequest) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{30}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *CommitRequest) GetTerms() *CommitTerms {
@@ -2249,7 +2662,7 @@ type CommitTerms struct {
 
 func (x *CommitTerms) Reset() {
 	*x = CommitTerms{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[31]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2261,7 +2674,7 @@ func (x *CommitTerms) String() string {
 func (*CommitTerms) ProtoMessage() {}
 
 func (x *CommitTerms) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[31]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2274,7 +2687,7 @@ func (x *CommitTerms) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitTerms.ProtoReflect.Descriptor instead.
 func (*CommitTerms) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{31}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *CommitTerms) GetSet() string {
@@ -2332,7 +2745,7 @@ type Restore struct {
 
 func (x *Restore) Reset() {
 	*x = Restore{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[32]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2344,7 +2757,7 @@ func (x *Restore) String() string {
 func (*Restore) ProtoMessage() {}
 
 func (x *Restore) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[32]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2357,7 +2770,7 @@ func (x *Restore) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Restore.ProtoReflect.Descriptor instead.
 func (*Restore) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{32}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Restore) GetKnown() []*Position {
@@ -2392,7 +2805,7 @@ type DeleteLimit struct {
 
 func (x *DeleteLimit) Reset() {
 	*x = DeleteLimit{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[33]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2404,7 +2817,7 @@ func (x *DeleteLimit) String() string {
 func (*DeleteLimit) ProtoMessage() {}
 
 func (x *DeleteLimit) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[33]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2417,7 +2830,7 @@ func (x *DeleteLimit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteLimit.ProtoReflect.Descriptor instead.
 func (*DeleteLimit) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{33}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *DeleteLimit) GetCount() uint64 {
@@ -2459,7 +2872,7 @@ type CommitResponse struct {
 
 func (x *CommitResponse) Reset() {
 	*x = CommitResponse{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[34]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2471,7 +2884,7 @@ func (x *CommitResponse) String() string {
 func (*CommitResponse) ProtoMessage() {}
 
 func (x *CommitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[34]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2484,7 +2897,7 @@ func (x *CommitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitResponse.ProtoReflect.Descriptor instead.
 func (*CommitResponse) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{34}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *CommitResponse) GetHead() *Head {
@@ -2568,7 +2981,7 @@ type DeleteSetRequest struct {
 
 func (x *DeleteSetRequest) Reset() {
 	*x = DeleteSetRequest{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[35]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2580,7 +2993,7 @@ func (x *DeleteSetRequest) String() string {
 func (*DeleteSetRequest) ProtoMessage() {}
 
 func (x *DeleteSetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[35]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2593,7 +3006,7 @@ func (x *DeleteSetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSetRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSetRequest) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{35}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *DeleteSetRequest) GetSet() string {
@@ -2626,7 +3039,7 @@ type DeleteSetResponse struct {
 
 func (x *DeleteSetResponse) Reset() {
 	*x = DeleteSetResponse{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[36]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2638,7 +3051,7 @@ func (x *DeleteSetResponse) String() string {
 func (*DeleteSetResponse) ProtoMessage() {}
 
 func (x *DeleteSetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[36]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2651,7 +3064,7 @@ func (x *DeleteSetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSetResponse.ProtoReflect.Descriptor instead.
 func (*DeleteSetResponse) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{36}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *DeleteSetResponse) GetHead() *Head {
@@ -2671,7 +3084,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[37]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2683,7 +3096,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[37]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2696,7 +3109,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{37}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *RenewRequest) GetSet() string {
@@ -2722,7 +3135,7 @@ type RenewResponse struct {
 
 func (x *RenewResponse) Reset() {
 	*x = RenewResponse{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[38]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2734,7 +3147,7 @@ func (x *RenewResponse) String() string {
 func (*RenewResponse) ProtoMessage() {}
 
 func (x *RenewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[38]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2747,7 +3160,7 @@ func (x *RenewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewResponse.ProtoReflect.Descriptor instead.
 func (*RenewResponse) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{38}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *RenewResponse) GetHead() *Head {
@@ -2767,7 +3180,7 @@ type CompactRequest struct {
 
 func (x *CompactRequest) Reset() {
 	*x = CompactRequest{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[39]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2779,7 +3192,7 @@ func (x *CompactRequest) String() string {
 func (*CompactRequest) ProtoMessage() {}
 
 func (x *CompactRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[39]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2792,7 +3205,7 @@ func (x *CompactRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactRequest.ProtoReflect.Descriptor instead.
 func (*CompactRequest) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{39}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *CompactRequest) GetSet() string {
@@ -2819,7 +3232,7 @@ type CompactResponse struct {
 
 func (x *CompactResponse) Reset() {
 	*x = CompactResponse{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[40]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2831,7 +3244,7 @@ func (x *CompactResponse) String() string {
 func (*CompactResponse) ProtoMessage() {}
 
 func (x *CompactResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[40]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2844,7 +3257,7 @@ func (x *CompactResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactResponse.ProtoReflect.Descriptor instead.
 func (*CompactResponse) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{40}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *CompactResponse) GetBytesBefore() uint64 {
@@ -2870,7 +3283,7 @@ type CheckRequest struct {
 
 func (x *CheckRequest) Reset() {
 	*x = CheckRequest{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[41]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2882,7 +3295,7 @@ func (x *CheckRequest) String() string {
 func (*CheckRequest) ProtoMessage() {}
 
 func (x *CheckRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[41]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2895,7 +3308,7 @@ func (x *CheckRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckRequest.ProtoReflect.Descriptor instead.
 func (*CheckRequest) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{41}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *CheckRequest) GetSet() string {
@@ -2916,7 +3329,7 @@ type CheckResponse struct {
 
 func (x *CheckResponse) Reset() {
 	*x = CheckResponse{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[42]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2928,7 +3341,7 @@ func (x *CheckResponse) String() string {
 func (*CheckResponse) ProtoMessage() {}
 
 func (x *CheckResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[42]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2941,7 +3354,7 @@ func (x *CheckResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResponse.ProtoReflect.Descriptor instead.
 func (*CheckResponse) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{42}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *CheckResponse) GetDone() uint64 {
@@ -2976,7 +3389,7 @@ type CheckReport struct {
 
 func (x *CheckReport) Reset() {
 	*x = CheckReport{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[43]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2988,7 +3401,7 @@ func (x *CheckReport) String() string {
 func (*CheckReport) ProtoMessage() {}
 
 func (x *CheckReport) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[43]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3001,7 +3414,7 @@ func (x *CheckReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckReport.ProtoReflect.Descriptor instead.
 func (*CheckReport) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{43}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *CheckReport) GetHead() *Head {
@@ -3035,7 +3448,7 @@ type ListHostsRequest struct {
 
 func (x *ListHostsRequest) Reset() {
 	*x = ListHostsRequest{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[44]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3047,7 +3460,7 @@ func (x *ListHostsRequest) String() string {
 func (*ListHostsRequest) ProtoMessage() {}
 
 func (x *ListHostsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[44]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3060,7 +3473,7 @@ func (x *ListHostsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHostsRequest.ProtoReflect.Descriptor instead.
 func (*ListHostsRequest) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{44}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ListHostsRequest) GetAfter() string {
@@ -3087,7 +3500,7 @@ type ListHostsResponse struct {
 
 func (x *ListHostsResponse) Reset() {
 	*x = ListHostsResponse{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[45]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3099,7 +3512,7 @@ func (x *ListHostsResponse) String() string {
 func (*ListHostsResponse) ProtoMessage() {}
 
 func (x *ListHostsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[45]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3112,7 +3525,7 @@ func (x *ListHostsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHostsResponse.ProtoReflect.Descriptor instead.
 func (*ListHostsResponse) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{45}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ListHostsResponse) GetHosts() []*HostInfo {
@@ -3138,7 +3551,7 @@ type GetHostRequest struct {
 
 func (x *GetHostRequest) Reset() {
 	*x = GetHostRequest{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[46]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3150,7 +3563,7 @@ func (x *GetHostRequest) String() string {
 func (*GetHostRequest) ProtoMessage() {}
 
 func (x *GetHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[46]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3163,7 +3576,7 @@ func (x *GetHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetHostRequest.ProtoReflect.Descriptor instead.
 func (*GetHostRequest) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{46}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *GetHostRequest) GetHost() string {
@@ -3182,7 +3595,7 @@ type GetHostResponse struct {
 
 func (x *GetHostResponse) Reset() {
 	*x = GetHostResponse{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[47]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3194,7 +3607,7 @@ func (x *GetHostResponse) String() string {
 func (*GetHostResponse) ProtoMessage() {}
 
 func (x *GetHostResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[47]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3207,7 +3620,7 @@ func (x *GetHostResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetHostResponse.ProtoReflect.Descriptor instead.
 func (*GetHostResponse) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{47}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *GetHostResponse) GetHost() *HostInfo {
@@ -3238,7 +3651,7 @@ type HostInfo struct {
 
 func (x *HostInfo) Reset() {
 	*x = HostInfo{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[48]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3250,7 +3663,7 @@ func (x *HostInfo) String() string {
 func (*HostInfo) ProtoMessage() {}
 
 func (x *HostInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[48]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3263,7 +3676,7 @@ func (x *HostInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostInfo.ProtoReflect.Descriptor instead.
 func (*HostInfo) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{48}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *HostInfo) GetName() string {
@@ -3366,7 +3779,7 @@ type HostSet struct {
 
 func (x *HostSet) Reset() {
 	*x = HostSet{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[49]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3378,7 +3791,7 @@ func (x *HostSet) String() string {
 func (*HostSet) ProtoMessage() {}
 
 func (x *HostSet) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[49]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3391,7 +3804,7 @@ func (x *HostSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostSet.ProtoReflect.Descriptor instead.
 func (*HostSet) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{49}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *HostSet) GetName() string {
@@ -3456,7 +3869,7 @@ type SetListRequest struct {
 
 func (x *SetListRequest) Reset() {
 	*x = SetListRequest{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[50]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3468,7 +3881,7 @@ func (x *SetListRequest) String() string {
 func (*SetListRequest) ProtoMessage() {}
 
 func (x *SetListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[50]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3481,7 +3894,7 @@ func (x *SetListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetListRequest.ProtoReflect.Descriptor instead.
 func (*SetListRequest) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{50}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *SetListRequest) GetHost() string {
@@ -3531,7 +3944,7 @@ type SetListResponse struct {
 
 func (x *SetListResponse) Reset() {
 	*x = SetListResponse{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[51]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3543,7 +3956,7 @@ func (x *SetListResponse) String() string {
 func (*SetListResponse) ProtoMessage() {}
 
 func (x *SetListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[51]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3556,7 +3969,7 @@ func (x *SetListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetListResponse.ProtoReflect.Descriptor instead.
 func (*SetListResponse) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{51}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *SetListResponse) GetList() *HostList {
@@ -3587,6 +4000,126 @@ func (x *SetListResponse) GetRefused() string {
 	return ""
 }
 
+type SetOrdersRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Host          string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	Order         SetOrdersRequest_Order `protobuf:"varint,2,opt,name=order,proto3,enum=espalier.v1.SetOrdersRequest_Order" json:"order,omitempty"`
+	Root          []byte                 `protobuf:"bytes,3,opt,name=root,proto3" json:"root,omitempty"` // 32 bytes, of ORDER_RELEASE: the host root for which the host reports that it is guarded
+	Why           string                 `protobuf:"bytes,4,opt,name=why,proto3" json:"why,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetOrdersRequest) Reset() {
+	*x = SetOrdersRequest{}
+	mi := &file_espalier_v1_espalier_proto_msgTypes[54]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetOrdersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetOrdersRequest) ProtoMessage() {}
+
+func (x *SetOrdersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_espalier_v1_espalier_proto_msgTypes[54]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetOrdersRequest.ProtoReflect.Descriptor instead.
+func (*SetOrdersRequest) Descriptor() ([]byte, []int) {
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{54}
+}
+
+func (x *SetOrdersRequest) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *SetOrdersRequest) GetOrder() SetOrdersRequest_Order {
+	if x != nil {
+		return x.Order
+	}
+	return SetOrdersRequest_ORDER_UNSPECIFIED
+}
+
+func (x *SetOrdersRequest) GetRoot() []byte {
+	if x != nil {
+		return x.Root
+	}
+	return nil
+}
+
+func (x *SetOrdersRequest) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+type SetOrdersResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	List          *HostList              `protobuf:"bytes,1,opt,name=list,proto3" json:"list,omitempty"`        // with the orders
+	Guarded       uint64                 `protobuf:"varint,2,opt,name=guarded,proto3" json:"guarded,omitempty"` // of ORDER_RELEASE: the deletions that are let through
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetOrdersResponse) Reset() {
+	*x = SetOrdersResponse{}
+	mi := &file_espalier_v1_espalier_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetOrdersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetOrdersResponse) ProtoMessage() {}
+
+func (x *SetOrdersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_espalier_v1_espalier_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetOrdersResponse.ProtoReflect.Descriptor instead.
+func (*SetOrdersResponse) Descriptor() ([]byte, []int) {
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{55}
+}
+
+func (x *SetOrdersResponse) GetList() *HostList {
+	if x != nil {
+		return x.List
+	}
+	return nil
+}
+
+func (x *SetOrdersResponse) GetGuarded() uint64 {
+	if x != nil {
+		return x.Guarded
+	}
+	return 0
+}
+
 type EnrollRequest struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Secret  []byte                 `protobuf:"bytes,1,opt,name=secret,proto3" json:"secret,omitempty"`   // of the token
@@ -3600,7 +4133,7 @@ type EnrollRequest struct {
 
 func (x *EnrollRequest) Reset() {
 	*x = EnrollRequest{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[52]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3612,7 +4145,7 @@ func (x *EnrollRequest) String() string {
 func (*EnrollRequest) ProtoMessage() {}
 
 func (x *EnrollRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[52]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3625,7 +4158,7 @@ func (x *EnrollRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrollRequest.ProtoReflect.Descriptor instead.
 func (*EnrollRequest) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{52}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *EnrollRequest) GetSecret() []byte {
@@ -3666,7 +4199,7 @@ type EnrollResponse struct {
 
 func (x *EnrollResponse) Reset() {
 	*x = EnrollResponse{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[53]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3678,7 +4211,7 @@ func (x *EnrollResponse) String() string {
 func (*EnrollResponse) ProtoMessage() {}
 
 func (x *EnrollResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[53]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3691,7 +4224,7 @@ func (x *EnrollResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrollResponse.ProtoReflect.Descriptor instead.
 func (*EnrollResponse) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{53}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *EnrollResponse) GetCertificate() []byte {
@@ -3717,7 +4250,7 @@ type RenewCertificateRequest struct {
 
 func (x *RenewCertificateRequest) Reset() {
 	*x = RenewCertificateRequest{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[54]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3729,7 +4262,7 @@ func (x *RenewCertificateRequest) String() string {
 func (*RenewCertificateRequest) ProtoMessage() {}
 
 func (x *RenewCertificateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[54]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3742,7 +4275,7 @@ func (x *RenewCertificateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewCertificateRequest.ProtoReflect.Descriptor instead.
 func (*RenewCertificateRequest) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{54}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *RenewCertificateRequest) GetRequest() []byte {
@@ -3762,7 +4295,7 @@ type RenewCertificateResponse struct {
 
 func (x *RenewCertificateResponse) Reset() {
 	*x = RenewCertificateResponse{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[55]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3774,7 +4307,7 @@ func (x *RenewCertificateResponse) String() string {
 func (*RenewCertificateResponse) ProtoMessage() {}
 
 func (x *RenewCertificateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[55]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3787,7 +4320,7 @@ func (x *RenewCertificateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewCertificateResponse.ProtoReflect.Descriptor instead.
 func (*RenewCertificateResponse) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{55}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *RenewCertificateResponse) GetCertificate() []byte {
@@ -3816,7 +4349,7 @@ type CreateTokenRequest struct {
 
 func (x *CreateTokenRequest) Reset() {
 	*x = CreateTokenRequest{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[56]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3828,7 +4361,7 @@ func (x *CreateTokenRequest) String() string {
 func (*CreateTokenRequest) ProtoMessage() {}
 
 func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[56]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3841,7 +4374,7 @@ func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{56}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *CreateTokenRequest) GetRole() string {
@@ -3882,7 +4415,7 @@ type CreateTokenResponse struct {
 
 func (x *CreateTokenResponse) Reset() {
 	*x = CreateTokenResponse{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[57]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3894,7 +4427,7 @@ func (x *CreateTokenResponse) String() string {
 func (*CreateTokenResponse) ProtoMessage() {}
 
 func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[57]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3907,7 +4440,7 @@ func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateTokenResponse) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{57}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *CreateTokenResponse) GetSecret() []byte {
@@ -3935,7 +4468,7 @@ type RevokeRequest struct {
 
 func (x *RevokeRequest) Reset() {
 	*x = RevokeRequest{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[58]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3947,7 +4480,7 @@ func (x *RevokeRequest) String() string {
 func (*RevokeRequest) ProtoMessage() {}
 
 func (x *RevokeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[58]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3960,7 +4493,7 @@ func (x *RevokeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeRequest.ProtoReflect.Descriptor instead.
 func (*RevokeRequest) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{58}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *RevokeRequest) GetRole() string {
@@ -3996,7 +4529,7 @@ type RevokeResponse struct {
 
 func (x *RevokeResponse) Reset() {
 	*x = RevokeResponse{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[59]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4008,7 +4541,7 @@ func (x *RevokeResponse) String() string {
 func (*RevokeResponse) ProtoMessage() {}
 
 func (x *RevokeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[59]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4021,7 +4554,7 @@ func (x *RevokeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeResponse.ProtoReflect.Descriptor instead.
 func (*RevokeResponse) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{59}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *RevokeResponse) GetConnections() uint32 {
@@ -4048,7 +4581,7 @@ type AuditRequest struct {
 
 func (x *AuditRequest) Reset() {
 	*x = AuditRequest{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[60]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4060,7 +4593,7 @@ func (x *AuditRequest) String() string {
 func (*AuditRequest) ProtoMessage() {}
 
 func (x *AuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[60]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4073,7 +4606,7 @@ func (x *AuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditRequest.ProtoReflect.Descriptor instead.
 func (*AuditRequest) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{60}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *AuditRequest) GetAfter() uint64 {
@@ -4099,7 +4632,7 @@ type AuditResponse struct {
 
 func (x *AuditResponse) Reset() {
 	*x = AuditResponse{}
-	mi := &file_espalier_v1_espalier_proto_msgTypes[61]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4111,7 +4644,7 @@ func (x *AuditResponse) String() string {
 func (*AuditResponse) ProtoMessage() {}
 
 func (x *AuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_espalier_v1_espalier_proto_msgTypes[61]
+	mi := &file_espalier_v1_espalier_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4124,7 +4657,7 @@ func (x *AuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditResponse.ProtoReflect.Descriptor instead.
 func (*AuditResponse) Descriptor() ([]byte, []int) {
-	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{61}
+	return file_espalier_v1_espalier_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *AuditResponse) GetRecords() [][]byte {
@@ -4155,20 +4688,59 @@ const file_espalier_v1_espalier_proto_rawDesc = "" +
 	"\n" +
 	"list_check\x18\x04 \x01(\x06R\tlistCheck\x12/\n" +
 	"\x06report\x18\x05 \x01(\v2\x17.espalier.v1.HostReportR\x06report\x12\x17\n" +
-	"\ahold_ms\x18\x06 \x01(\rR\x06holdMs\"h\n" +
+	"\ahold_ms\x18\x06 \x01(\rR\x06holdMs\"\x9e\x01\n" +
 	"\n" +
 	"HostReport\x12\x14\n" +
 	"\x05agent\x18\x01 \x01(\tR\x05agent\x120\n" +
 	"\bproblems\x18\x02 \x03(\v2\x14.espalier.v1.ProblemR\bproblems\x12\x12\n" +
-	"\x04more\x18\x03 \x01(\rR\x04more\"I\n" +
+	"\x04more\x18\x03 \x01(\rR\x04more\x124\n" +
+	"\bapplying\x18\x04 \x01(\v2\x18.espalier.v1.ConvergenceR\bapplying\"\xa7\x05\n" +
+	"\vConvergence\x12\x18\n" +
+	"\adesired\x18\x01 \x01(\fR\adesired\x12\x18\n" +
+	"\aapplied\x18\x02 \x01(\fR\aapplied\x12\x1a\n" +
+	"\bobserved\x18\x03 \x01(\fR\bobserved\x124\n" +
+	"\x05state\x18\x04 \x01(\x0e2\x1e.espalier.v1.Convergence.StateR\x05state\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x18\n" +
+	"\aobjects\x18\x06 \x01(\x04R\aobjects\x12\x18\n" +
+	"\apending\x18\a \x01(\x04R\apending\x12\x16\n" +
+	"\x06failed\x18\b \x01(\x04R\x06failed\x12\x1c\n" +
+	"\tunmanaged\x18\t \x01(\x04R\tunmanaged\x12\x18\n" +
+	"\adrifted\x18\n" +
+	" \x01(\x04R\adrifted\x12\x14\n" +
+	"\x05found\x18\v \x01(\x04R\x05found\x12\x1c\n" +
+	"\tcorrected\x18\f \x01(\x04R\tcorrected\x12\x18\n" +
+	"\aguarded\x18\r \x01(\x04R\aguarded\x120\n" +
+	"\bfailures\x18\x0e \x03(\v2\x14.espalier.v1.FailureR\bfailures\x12\x1b\n" +
+	"\twaited_us\x18\x0f \x01(\x04R\bwaitedUs\x12%\n" +
+	"\x0etransferred_us\x18\x10 \x01(\x04R\rtransferredUs\x12\x1d\n" +
+	"\n" +
+	"applied_us\x18\x11 \x01(\x04R\tappliedUs\"\x92\x01\n" +
+	"\x05State\x12\x15\n" +
+	"\x11STATE_UNSPECIFIED\x10\x00\x12\x13\n" +
+	"\x0fSTATE_CONVERGED\x10\x01\x12\x11\n" +
+	"\rSTATE_WAITING\x10\x02\x12\x10\n" +
+	"\fSTATE_PAUSED\x10\x03\x12\x13\n" +
+	"\x0fSTATE_DETECTING\x10\x04\x12\x11\n" +
+	"\rSTATE_GUARDED\x10\x05\x12\x10\n" +
+	"\fSTATE_CLOSED\x10\x06\"\x81\x01\n" +
+	"\aFailure\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05error\x18\x02 \x01(\tR\x05error\x12\x1a\n" +
+	"\battempts\x18\x03 \x01(\rR\battempts\x12\x19\n" +
+	"\bsince_ms\x18\x04 \x01(\x04R\asinceMs\x12\x17\n" +
+	"\anext_ms\x18\x05 \x01(\x04R\x06nextMs\"I\n" +
 	"\aProblem\x12\x10\n" +
 	"\x03set\x18\x01 \x01(\tR\x03set\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12\x18\n" +
-	"\arefused\x18\x03 \x01(\bR\arefused\"L\n" +
+	"\arefused\x18\x03 \x01(\bR\arefused\"\xac\x01\n" +
 	"\bHostList\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x12\n" +
 	"\x04sets\x18\x02 \x03(\tR\x04sets\x12\x12\n" +
-	"\x04left\x18\x03 \x03(\tR\x04left\"s\n" +
+	"\x04left\x18\x03 \x03(\tR\x04left\x12\x16\n" +
+	"\x06paused\x18\x04 \x01(\bR\x06paused\x12\x10\n" +
+	"\x03why\x18\x05 \x01(\tR\x03why\x12\x18\n" +
+	"\arelease\x18\x06 \x01(\fR\arelease\x12\x1a\n" +
+	"\breleased\x18\a \x01(\x04R\breleased\"s\n" +
 	"\aHeldSet\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x06R\x05epoch\x12\x16\n" +
@@ -4181,14 +4753,15 @@ const file_espalier_v1_espalier_proto_rawDesc = "" +
 	"\x04sets\x18\x02 \x03(\v2\x16.espalier.v1.SetAnswerR\x04sets\x12)\n" +
 	"\x04list\x18\x03 \x01(\v2\x15.espalier.v1.HostListR\x04list\x12\x12\n" +
 	"\x04tell\x18\x04 \x01(\bR\x04tell\x12\x12\n" +
-	"\x04held\x18\x05 \x01(\bR\x04held\"\xb3\x02\n" +
+	"\x04held\x18\x05 \x01(\bR\x04held\"\xca\x02\n" +
 	"\tSetAnswer\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\rR\x05index\x125\n" +
 	"\x06status\x18\x02 \x01(\x0e2\x1d.espalier.v1.SetAnswer.StatusR\x06status\x12\x16\n" +
 	"\x06number\x18\x03 \x01(\x04R\x06number\x12\x12\n" +
 	"\x04root\x18\x04 \x01(\fR\x04root\x12\x14\n" +
 	"\x05frame\x18\x05 \x01(\fR\x05frame\x12%\n" +
-	"\x04head\x18\x06 \x01(\v2\x11.espalier.v1.HeadR\x04head\"p\n" +
+	"\x04head\x18\x06 \x01(\v2\x11.espalier.v1.HeadR\x04head\x12\x15\n" +
+	"\x06age_ms\x18\a \x01(\x04R\x05ageMs\"p\n" +
 	"\x06Status\x12\x16\n" +
 	"\x12STATUS_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vSTATUS_PULL\x10\x01\x12\x12\n" +
@@ -4394,7 +4967,20 @@ const file_espalier_v1_espalier_proto_rawDesc = "" +
 	"\x04list\x18\x01 \x01(\v2\x15.espalier.v1.HostListR\x04list\x12\x18\n" +
 	"\adeleted\x18\x02 \x01(\x04R\adeleted\x12\x18\n" +
 	"\aobjects\x18\x03 \x01(\x04R\aobjects\x12\x18\n" +
-	"\arefused\x18\x04 \x01(\tR\arefused\"k\n" +
+	"\arefused\x18\x04 \x01(\tR\arefused\"\xdd\x01\n" +
+	"\x10SetOrdersRequest\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\x129\n" +
+	"\x05order\x18\x02 \x01(\x0e2#.espalier.v1.SetOrdersRequest.OrderR\x05order\x12\x12\n" +
+	"\x04root\x18\x03 \x01(\fR\x04root\x12\x10\n" +
+	"\x03why\x18\x04 \x01(\tR\x03why\"T\n" +
+	"\x05Order\x12\x15\n" +
+	"\x11ORDER_UNSPECIFIED\x10\x00\x12\x0f\n" +
+	"\vORDER_PAUSE\x10\x01\x12\x10\n" +
+	"\fORDER_RESUME\x10\x02\x12\x11\n" +
+	"\rORDER_RELEASE\x10\x03\"X\n" +
+	"\x11SetOrdersResponse\x12)\n" +
+	"\x04list\x18\x01 \x01(\v2\x15.espalier.v1.HostListR\x04list\x12\x18\n" +
+	"\aguarded\x18\x02 \x01(\x04R\aguarded\"k\n" +
 	"\rEnrollRequest\x12\x16\n" +
 	"\x06secret\x18\x01 \x01(\fR\x06secret\x12\x18\n" +
 	"\arequest\x18\x02 \x01(\fR\arequest\x12\x14\n" +
@@ -4449,11 +5035,12 @@ const file_espalier_v1_espalier_proto_rawDesc = "" +
 	"\tDeleteSet\x12\x1d.espalier.v1.DeleteSetRequest\x1a\x1e.espalier.v1.DeleteSetResponse\x12>\n" +
 	"\x05Renew\x12\x19.espalier.v1.RenewRequest\x1a\x1a.espalier.v1.RenewResponse\x12D\n" +
 	"\aCompact\x12\x1b.espalier.v1.CompactRequest\x1a\x1c.espalier.v1.CompactResponse\x12@\n" +
-	"\x05Check\x12\x19.espalier.v1.CheckRequest\x1a\x1a.espalier.v1.CheckResponse0\x012\xe6\x01\n" +
+	"\x05Check\x12\x19.espalier.v1.CheckRequest\x1a\x1a.espalier.v1.CheckResponse0\x012\xb2\x02\n" +
 	"\fFleetService\x12J\n" +
 	"\tListHosts\x12\x1d.espalier.v1.ListHostsRequest\x1a\x1e.espalier.v1.ListHostsResponse\x12D\n" +
 	"\aGetHost\x12\x1b.espalier.v1.GetHostRequest\x1a\x1c.espalier.v1.GetHostResponse\x12D\n" +
-	"\aSetList\x12\x1b.espalier.v1.SetListRequest\x1a\x1c.espalier.v1.SetListResponse2\x89\x03\n" +
+	"\aSetList\x12\x1b.espalier.v1.SetListRequest\x1a\x1c.espalier.v1.SetListResponse\x12J\n" +
+	"\tSetOrders\x12\x1d.espalier.v1.SetOrdersRequest\x1a\x1e.espalier.v1.SetOrdersResponse2\x89\x03\n" +
 	"\fTrustService\x12A\n" +
 	"\x06Enroll\x12\x1a.espalier.v1.EnrollRequest\x1a\x1b.espalier.v1.EnrollResponse\x12_\n" +
 	"\x10RenewCertificate\x12$.espalier.v1.RenewCertificateRequest\x1a%.espalier.v1.RenewCertificateResponse\x12P\n" +
@@ -4473,169 +5060,182 @@ func file_espalier_v1_espalier_proto_rawDescGZIP() []byte {
 	return file_espalier_v1_espalier_proto_rawDescData
 }
 
-var file_espalier_v1_espalier_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_espalier_v1_espalier_proto_msgTypes = make([]protoimpl.MessageInfo, 62)
+var file_espalier_v1_espalier_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
+var file_espalier_v1_espalier_proto_msgTypes = make([]protoimpl.MessageInfo, 66)
 var file_espalier_v1_espalier_proto_goTypes = []any{
 	(PullMode)(0),                    // 0: espalier.v1.PullMode
-	(SetAnswer_Status)(0),            // 1: espalier.v1.SetAnswer.Status
-	(HostInfo_State)(0),              // 2: espalier.v1.HostInfo.State
-	(HostInfo_ListState)(0),          // 3: espalier.v1.HostInfo.ListState
-	(*Position)(nil),                 // 4: espalier.v1.Position
-	(*Head)(nil),                     // 5: espalier.v1.Head
-	(*PollRequest)(nil),              // 6: espalier.v1.PollRequest
-	(*HostReport)(nil),               // 7: espalier.v1.HostReport
-	(*Problem)(nil),                  // 8: espalier.v1.Problem
-	(*HostList)(nil),                 // 9: espalier.v1.HostList
-	(*HeldSet)(nil),                  // 10: espalier.v1.HeldSet
-	(*PollResponse)(nil),             // 11: espalier.v1.PollResponse
-	(*SetAnswer)(nil),                // 12: espalier.v1.SetAnswer
-	(*PullRequest)(nil),              // 13: espalier.v1.PullRequest
-	(*PullOpen)(nil),                 // 14: espalier.v1.PullOpen
-	(*PullResponse)(nil),             // 15: espalier.v1.PullResponse
-	(*PullBegin)(nil),                // 16: espalier.v1.PullBegin
-	(*PullDigests)(nil),              // 17: espalier.v1.PullDigests
-	(*PullBatch)(nil),                // 18: espalier.v1.PullBatch
-	(*PullEnd)(nil),                  // 19: espalier.v1.PullEnd
-	(*ListSetsRequest)(nil),          // 20: espalier.v1.ListSetsRequest
-	(*ListSetsResponse)(nil),         // 21: espalier.v1.ListSetsResponse
-	(*SetInfo)(nil),                  // 22: espalier.v1.SetInfo
-	(*GetHeadRequest)(nil),           // 23: espalier.v1.GetHeadRequest
-	(*GetHeadResponse)(nil),          // 24: espalier.v1.GetHeadResponse
-	(*LogRequest)(nil),               // 25: espalier.v1.LogRequest
-	(*LogResponse)(nil),              // 26: espalier.v1.LogResponse
-	(*LogEntry)(nil),                 // 27: espalier.v1.LogEntry
-	(*GetObjectRequest)(nil),         // 28: espalier.v1.GetObjectRequest
-	(*GetObjectResponse)(nil),        // 29: espalier.v1.GetObjectResponse
-	(*ListObjectsRequest)(nil),       // 30: espalier.v1.ListObjectsRequest
-	(*ListObjectsResponse)(nil),      // 31: espalier.v1.ListObjectsResponse
-	(*MatchRequest)(nil),             // 32: espalier.v1.MatchRequest
-	(*MatchResponse)(nil),            // 33: espalier.v1.MatchResponse
-	(*CommitRequest)(nil),            // 34: espalier.v1.CommitRequest
-	(*CommitTerms)(nil),              // 35: espalier.v1.CommitTerms
-	(*Restore)(nil),                  // 36: espalier.v1.Restore
-	(*DeleteLimit)(nil),              // 37: espalier.v1.DeleteLimit
-	(*CommitResponse)(nil),           // 38: espalier.v1.CommitResponse
-	(*DeleteSetRequest)(nil),         // 39: espalier.v1.DeleteSetRequest
-	(*DeleteSetResponse)(nil),        // 40: espalier.v1.DeleteSetResponse
-	(*RenewRequest)(nil),             // 41: espalier.v1.RenewRequest
-	(*RenewResponse)(nil),            // 42: espalier.v1.RenewResponse
-	(*CompactRequest)(nil),           // 43: espalier.v1.CompactRequest
-	(*CompactResponse)(nil),          // 44: espalier.v1.CompactResponse
-	(*CheckRequest)(nil),             // 45: espalier.v1.CheckRequest
-	(*CheckResponse)(nil),            // 46: espalier.v1.CheckResponse
-	(*CheckReport)(nil),              // 47: espalier.v1.CheckReport
-	(*ListHostsRequest)(nil),         // 48: espalier.v1.ListHostsRequest
-	(*ListHostsResponse)(nil),        // 49: espalier.v1.ListHostsResponse
-	(*GetHostRequest)(nil),           // 50: espalier.v1.GetHostRequest
-	(*GetHostResponse)(nil),          // 51: espalier.v1.GetHostResponse
-	(*HostInfo)(nil),                 // 52: espalier.v1.HostInfo
-	(*HostSet)(nil),                  // 53: espalier.v1.HostSet
-	(*SetListRequest)(nil),           // 54: espalier.v1.SetListRequest
-	(*SetListResponse)(nil),          // 55: espalier.v1.SetListResponse
-	(*EnrollRequest)(nil),            // 56: espalier.v1.EnrollRequest
-	(*EnrollResponse)(nil),           // 57: espalier.v1.EnrollResponse
-	(*RenewCertificateRequest)(nil),  // 58: espalier.v1.RenewCertificateRequest
-	(*RenewCertificateResponse)(nil), // 59: espalier.v1.RenewCertificateResponse
-	(*CreateTokenRequest)(nil),       // 60: espalier.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),      // 61: espalier.v1.CreateTokenResponse
-	(*RevokeRequest)(nil),            // 62: espalier.v1.RevokeRequest
-	(*RevokeResponse)(nil),           // 63: espalier.v1.RevokeResponse
-	(*AuditRequest)(nil),             // 64: espalier.v1.AuditRequest
-	(*AuditResponse)(nil),            // 65: espalier.v1.AuditResponse
+	(Convergence_State)(0),           // 1: espalier.v1.Convergence.State
+	(SetAnswer_Status)(0),            // 2: espalier.v1.SetAnswer.Status
+	(HostInfo_State)(0),              // 3: espalier.v1.HostInfo.State
+	(HostInfo_ListState)(0),          // 4: espalier.v1.HostInfo.ListState
+	(SetOrdersRequest_Order)(0),      // 5: espalier.v1.SetOrdersRequest.Order
+	(*Position)(nil),                 // 6: espalier.v1.Position
+	(*Head)(nil),                     // 7: espalier.v1.Head
+	(*PollRequest)(nil),              // 8: espalier.v1.PollRequest
+	(*HostReport)(nil),               // 9: espalier.v1.HostReport
+	(*Convergence)(nil),              // 10: espalier.v1.Convergence
+	(*Failure)(nil),                  // 11: espalier.v1.Failure
+	(*Problem)(nil),                  // 12: espalier.v1.Problem
+	(*HostList)(nil),                 // 13: espalier.v1.HostList
+	(*HeldSet)(nil),                  // 14: espalier.v1.HeldSet
+	(*PollResponse)(nil),             // 15: espalier.v1.PollResponse
+	(*SetAnswer)(nil),                // 16: espalier.v1.SetAnswer
+	(*PullRequest)(nil),              // 17: espalier.v1.PullRequest
+	(*PullOpen)(nil),                 // 18: espalier.v1.PullOpen
+	(*PullResponse)(nil),             // 19: espalier.v1.PullResponse
+	(*PullBegin)(nil),                // 20: espalier.v1.PullBegin
+	(*PullDigests)(nil),              // 21: espalier.v1.PullDigests
+	(*PullBatch)(nil),                // 22: espalier.v1.PullBatch
+	(*PullEnd)(nil),                  // 23: espalier.v1.PullEnd
+	(*ListSetsRequest)(nil),          // 24: espalier.v1.ListSetsRequest
+	(*ListSetsResponse)(nil),         // 25: espalier.v1.ListSetsResponse
+	(*SetInfo)(nil),                  // 26: espalier.v1.SetInfo
+	(*GetHeadRequest)(nil),           // 27: espalier.v1.GetHeadRequest
+	(*GetHeadResponse)(nil),          // 28: espalier.v1.GetHeadResponse
+	(*LogRequest)(nil),               // 29: espalier.v1.LogRequest
+	(*LogResponse)(nil),              // 30: espalier.v1.LogResponse
+	(*LogEntry)(nil),                 // 31: espalier.v1.LogEntry
+	(*GetObjectRequest)(nil),         // 32: espalier.v1.GetObjectRequest
+	(*GetObjectResponse)(nil),        // 33: espalier.v1.GetObjectResponse
+	(*ListObjectsRequest)(nil),       // 34: espalier.v1.ListObjectsRequest
+	(*ListObjectsResponse)(nil),      // 35: espalier.v1.ListObjectsResponse
+	(*MatchRequest)(nil),             // 36: espalier.v1.MatchRequest
+	(*MatchResponse)(nil),            // 37: espalier.v1.MatchResponse
+	(*CommitRequest)(nil),            // 38: espalier.v1.CommitRequest
+	(*CommitTerms)(nil),              // 39: espalier.v1.CommitTerms
+	(*Restore)(nil),                  // 40: espalier.v1.Restore
+	(*DeleteLimit)(nil),              // 41: espalier.v1.DeleteLimit
+	(*CommitResponse)(nil),           // 42: espalier.v1.CommitResponse
+	(*DeleteSetRequest)(nil),         // 43: espalier.v1.DeleteSetRequest
+	(*DeleteSetResponse)(nil),        // 44: espalier.v1.DeleteSetResponse
+	(*RenewRequest)(nil),             // 45: espalier.v1.RenewRequest
+	(*RenewResponse)(nil),            // 46: espalier.v1.RenewResponse
+	(*CompactRequest)(nil),           // 47: espalier.v1.CompactRequest
+	(*CompactResponse)(nil),          // 48: espalier.v1.CompactResponse
+	(*CheckRequest)(nil),             // 49: espalier.v1.CheckRequest
+	(*CheckResponse)(nil),            // 50: espalier.v1.CheckResponse
+	(*CheckReport)(nil),              // 51: espalier.v1.CheckReport
+	(*ListHostsRequest)(nil),         // 52: espalier.v1.ListHostsRequest
+	(*ListHostsResponse)(nil),        // 53: espalier.v1.ListHostsResponse
+	(*GetHostRequest)(nil),           // 54: espalier.v1.GetHostRequest
+	(*GetHostResponse)(nil),          // 55: espalier.v1.GetHostResponse
+	(*HostInfo)(nil),                 // 56: espalier.v1.HostInfo
+	(*HostSet)(nil),                  // 57: espalier.v1.HostSet
+	(*SetListRequest)(nil),           // 58: espalier.v1.SetListRequest
+	(*SetListResponse)(nil),          // 59: espalier.v1.SetListResponse
+	(*SetOrdersRequest)(nil),         // 60: espalier.v1.SetOrdersRequest
+	(*SetOrdersResponse)(nil),        // 61: espalier.v1.SetOrdersResponse
+	(*EnrollRequest)(nil),            // 62: espalier.v1.EnrollRequest
+	(*EnrollResponse)(nil),           // 63: espalier.v1.EnrollResponse
+	(*RenewCertificateRequest)(nil),  // 64: espalier.v1.RenewCertificateRequest
+	(*RenewCertificateResponse)(nil), // 65: espalier.v1.RenewCertificateResponse
+	(*CreateTokenRequest)(nil),       // 66: espalier.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),      // 67: espalier.v1.CreateTokenResponse
+	(*RevokeRequest)(nil),            // 68: espalier.v1.RevokeRequest
+	(*RevokeResponse)(nil),           // 69: espalier.v1.RevokeResponse
+	(*AuditRequest)(nil),             // 70: espalier.v1.AuditRequest
+	(*AuditResponse)(nil),            // 71: espalier.v1.AuditResponse
 }
 var file_espalier_v1_espalier_proto_depIdxs = []int32{
-	4,  // 0: espalier.v1.Head.position:type_name -> espalier.v1.Position
-	4,  // 1: espalier.v1.Head.lineage:type_name -> espalier.v1.Position
-	10, // 2: espalier.v1.PollRequest.sets:type_name -> espalier.v1.HeldSet
-	7,  // 3: espalier.v1.PollRequest.report:type_name -> espalier.v1.HostReport
-	8,  // 4: espalier.v1.HostReport.problems:type_name -> espalier.v1.Problem
-	12, // 5: espalier.v1.PollResponse.sets:type_name -> espalier.v1.SetAnswer
-	9,  // 6: espalier.v1.PollResponse.list:type_name -> espalier.v1.HostList
-	1,  // 7: espalier.v1.SetAnswer.status:type_name -> espalier.v1.SetAnswer.Status
-	5,  // 8: espalier.v1.SetAnswer.head:type_name -> espalier.v1.Head
-	14, // 9: espalier.v1.PullRequest.open:type_name -> espalier.v1.PullOpen
-	0,  // 10: espalier.v1.PullOpen.mode:type_name -> espalier.v1.PullMode
-	4,  // 11: espalier.v1.PullOpen.position:type_name -> espalier.v1.Position
-	16, // 12: espalier.v1.PullResponse.begin:type_name -> espalier.v1.PullBegin
-	17, // 13: espalier.v1.PullResponse.digests:type_name -> espalier.v1.PullDigests
-	18, // 14: espalier.v1.PullResponse.batch:type_name -> espalier.v1.PullBatch
-	19, // 15: espalier.v1.PullResponse.end:type_name -> espalier.v1.PullEnd
-	0,  // 16: espalier.v1.PullBegin.mode:type_name -> espalier.v1.PullMode
-	5,  // 17: espalier.v1.PullBegin.head:type_name -> espalier.v1.Head
-	5,  // 18: espalier.v1.PullEnd.head:type_name -> espalier.v1.Head
-	22, // 19: espalier.v1.ListSetsResponse.sets:type_name -> espalier.v1.SetInfo
-	5,  // 20: espalier.v1.SetInfo.head:type_name -> espalier.v1.Head
-	5,  // 21: espalier.v1.GetHeadResponse.head:type_name -> espalier.v1.Head
-	27, // 22: espalier.v1.LogResponse.entries:type_name -> espalier.v1.LogEntry
-	4,  // 23: espalier.v1.LogEntry.position:type_name -> espalier.v1.Position
-	35, // 24: espalier.v1.CommitRequest.terms:type_name -> espalier.v1.CommitTerms
-	4,  // 25: espalier.v1.CommitTerms.expect:type_name -> espalier.v1.Position
-	37, // 26: espalier.v1.CommitTerms.max_delete:type_name -> espalier.v1.DeleteLimit
-	36, // 27: espalier.v1.CommitTerms.restore:type_name -> espalier.v1.Restore
-	4,  // 28: espalier.v1.Restore.known:type_name -> espalier.v1.Position
-	5,  // 29: espalier.v1.CommitResponse.head:type_name -> espalier.v1.Head
-	5,  // 30: espalier.v1.CommitResponse.replaced:type_name -> espalier.v1.Head
-	4,  // 31: espalier.v1.DeleteSetRequest.expect:type_name -> espalier.v1.Position
-	5,  // 32: espalier.v1.DeleteSetResponse.head:type_name -> espalier.v1.Head
-	5,  // 33: espalier.v1.RenewResponse.head:type_name -> espalier.v1.Head
-	47, // 34: espalier.v1.CheckResponse.report:type_name -> espalier.v1.CheckReport
-	5,  // 35: espalier.v1.CheckReport.head:type_name -> espalier.v1.Head
-	52, // 36: espalier.v1.ListHostsResponse.hosts:type_name -> espalier.v1.HostInfo
-	52, // 37: espalier.v1.GetHostResponse.host:type_name -> espalier.v1.HostInfo
-	9,  // 38: espalier.v1.HostInfo.list:type_name -> espalier.v1.HostList
-	53, // 39: espalier.v1.HostInfo.sets:type_name -> espalier.v1.HostSet
-	3,  // 40: espalier.v1.HostInfo.list_state:type_name -> espalier.v1.HostInfo.ListState
-	7,  // 41: espalier.v1.HostInfo.report:type_name -> espalier.v1.HostReport
-	2,  // 42: espalier.v1.HostInfo.state:type_name -> espalier.v1.HostInfo.State
-	37, // 43: espalier.v1.SetListRequest.max_delete:type_name -> espalier.v1.DeleteLimit
-	9,  // 44: espalier.v1.SetListResponse.list:type_name -> espalier.v1.HostList
-	6,  // 45: espalier.v1.SyncService.Poll:input_type -> espalier.v1.PollRequest
-	13, // 46: espalier.v1.SyncService.Pull:input_type -> espalier.v1.PullRequest
-	20, // 47: espalier.v1.OperatorService.ListSets:input_type -> espalier.v1.ListSetsRequest
-	23, // 48: espalier.v1.OperatorService.GetHead:input_type -> espalier.v1.GetHeadRequest
-	25, // 49: espalier.v1.OperatorService.Log:input_type -> espalier.v1.LogRequest
-	28, // 50: espalier.v1.OperatorService.GetObject:input_type -> espalier.v1.GetObjectRequest
-	30, // 51: espalier.v1.OperatorService.ListObjects:input_type -> espalier.v1.ListObjectsRequest
-	32, // 52: espalier.v1.OperatorService.Match:input_type -> espalier.v1.MatchRequest
-	34, // 53: espalier.v1.OperatorService.Commit:input_type -> espalier.v1.CommitRequest
-	39, // 54: espalier.v1.OperatorService.DeleteSet:input_type -> espalier.v1.DeleteSetRequest
-	41, // 55: espalier.v1.OperatorService.Renew:input_type -> espalier.v1.RenewRequest
-	43, // 56: espalier.v1.OperatorService.Compact:input_type -> espalier.v1.CompactRequest
-	45, // 57: espalier.v1.OperatorService.Check:input_type -> espalier.v1.CheckRequest
-	48, // 58: espalier.v1.FleetService.ListHosts:input_type -> espalier.v1.ListHostsRequest
-	50, // 59: espalier.v1.FleetService.GetHost:input_type -> espalier.v1.GetHostRequest
-	54, // 60: espalier.v1.FleetService.SetList:input_type -> espalier.v1.SetListRequest
-	56, // 61: espalier.v1.TrustService.Enroll:input_type -> espalier.v1.EnrollRequest
-	58, // 62: espalier.v1.TrustService.RenewCertificate:input_type -> espalier.v1.RenewCertificateRequest
-	60, // 63: espalier.v1.TrustService.CreateToken:input_type -> espalier.v1.CreateTokenRequest
-	62, // 64: espalier.v1.TrustService.Revoke:input_type -> espalier.v1.RevokeRequest
-	64, // 65: espalier.v1.TrustService.Audit:input_type -> espalier.v1.AuditRequest
-	11, // 66: espalier.v1.SyncService.Poll:output_type -> espalier.v1.PollResponse
-	15, // 67: espalier.v1.SyncService.Pull:output_type -> espalier.v1.PullResponse
-	21, // 68: espalier.v1.OperatorService.ListSets:output_type -> espalier.v1.ListSetsResponse
-	24, // 69: espalier.v1.OperatorService.GetHead:output_type -> espalier.v1.GetHeadResponse
-	26, // 70: espalier.v1.OperatorService.Log:output_type -> espalier.v1.LogResponse
-	29, // 71: espalier.v1.OperatorService.GetObject:output_type -> espalier.v1.GetObjectResponse
-	31, // 72: espalier.v1.OperatorService.ListObjects:output_type -> espalier.v1.ListObjectsResponse
-	33, // 73: espalier.v1.OperatorService.Match:output_type -> espalier.v1.MatchResponse
-	38, // 74: espalier.v1.OperatorService.Commit:output_type -> espalier.v1.CommitResponse
-	40, // 75: espalier.v1.OperatorService.DeleteSet:output_type -> espalier.v1.DeleteSetResponse
-	42, // 76: espalier.v1.OperatorService.Renew:output_type -> espalier.v1.RenewResponse
-	44, // 77: espalier.v1.OperatorService.Compact:output_type -> espalier.v1.CompactResponse
-	46, // 78: espalier.v1.OperatorService.Check:output_type -> espalier.v1.CheckResponse
-	49, // 79: espalier.v1.FleetService.ListHosts:output_type -> espalier.v1.ListHostsResponse
-	51, // 80: espalier.v1.FleetService.GetHost:output_type -> espalier.v1.GetHostResponse
-	55, // 81: espalier.v1.FleetService.SetList:output_type -> espalier.v1.SetListResponse
-	57, // 82: espalier.v1.TrustService.Enroll:output_type -> espalier.v1.EnrollResponse
-	59, // 83: espalier.v1.TrustService.RenewCertificate:output_type -> espalier.v1.RenewCertificateResponse
-	61, // 84: espalier.v1.TrustService.CreateToken:output_type -> espalier.v1.CreateTokenResponse
-	63, // 85: espalier.v1.TrustService.Revoke:output_type -> espalier.v1.RevokeResponse
-	65, // 86: espalier.v1.TrustService.Audit:output_type -> espalier.v1.AuditResponse
-	66, // [66:87] is the sub-list for method output_type
-	45, // [45:66] is the sub-list for method input_type
-	45, // [45:45] is the sub-list for extension type_name
-	45, // [45:45] is the sub-list for extension extendee
-	0,  // [0:45] is the sub-list for field type_name
+	6,  // 0: espalier.v1.Head.position:type_name -> espalier.v1.Position
+	6,  // 1: espalier.v1.Head.lineage:type_name -> espalier.v1.Position
+	14, // 2: espalier.v1.PollRequest.sets:type_name -> espalier.v1.HeldSet
+	9,  // 3: espalier.v1.PollRequest.report:type_name -> espalier.v1.HostReport
+	12, // 4: espalier.v1.HostReport.problems:type_name -> espalier.v1.Problem
+	10, // 5: espalier.v1.HostReport.applying:type_name -> espalier.v1.Convergence
+	1,  // 6: espalier.v1.Convergence.state:type_name -> espalier.v1.Convergence.State
+	11, // 7: espalier.v1.Convergence.failures:type_name -> espalier.v1.Failure
+	16, // 8: espalier.v1.PollResponse.sets:type_name -> espalier.v1.SetAnswer
+	13, // 9: espalier.v1.PollResponse.list:type_name -> espalier.v1.HostList
+	2,  // 10: espalier.v1.SetAnswer.status:type_name -> espalier.v1.SetAnswer.Status
+	7,  // 11: espalier.v1.SetAnswer.head:type_name -> espalier.v1.Head
+	18, // 12: espalier.v1.PullRequest.open:type_name -> espalier.v1.PullOpen
+	0,  // 13: espalier.v1.PullOpen.mode:type_name -> espalier.v1.PullMode
+	6,  // 14: espalier.v1.PullOpen.position:type_name -> espalier.v1.Position
+	20, // 15: espalier.v1.PullResponse.begin:type_name -> espalier.v1.PullBegin
+	21, // 16: espalier.v1.PullResponse.digests:type_name -> espalier.v1.PullDigests
+	22, // 17: espalier.v1.PullResponse.batch:type_name -> espalier.v1.PullBatch
+	23, // 18: espalier.v1.PullResponse.end:type_name -> espalier.v1.PullEnd
+	0,  // 19: espalier.v1.PullBegin.mode:type_name -> espalier.v1.PullMode
+	7,  // 20: espalier.v1.PullBegin.head:type_name -> espalier.v1.Head
+	7,  // 21: espalier.v1.PullEnd.head:type_name -> espalier.v1.Head
+	26, // 22: espalier.v1.ListSetsResponse.sets:type_name -> espalier.v1.SetInfo
+	7,  // 23: espalier.v1.SetInfo.head:type_name -> espalier.v1.Head
+	7,  // 24: espalier.v1.GetHeadResponse.head:type_name -> espalier.v1.Head
+	31, // 25: espalier.v1.LogResponse.entries:type_name -> espalier.v1.LogEntry
+	6,  // 26: espalier.v1.LogEntry.position:type_name -> espalier.v1.Position
+	39, // 27: espalier.v1.CommitRequest.terms:type_name -> espalier.v1.CommitTerms
+	6,  // 28: espalier.v1.CommitTerms.expect:type_name -> espalier.v1.Position
+	41, // 29: espalier.v1.CommitTerms.max_delete:type_name -> espalier.v1.DeleteLimit
+	40, // 30: espalier.v1.CommitTerms.restore:type_name -> espalier.v1.Restore
+	6,  // 31: espalier.v1.Restore.known:type_name -> espalier.v1.Position
+	7,  // 32: espalier.v1.CommitResponse.head:type_name -> espalier.v1.Head
+	7,  // 33: espalier.v1.CommitResponse.replaced:type_name -> espalier.v1.Head
+	6,  // 34: espalier.v1.DeleteSetRequest.expect:type_name -> espalier.v1.Position
+	7,  // 35: espalier.v1.DeleteSetResponse.head:type_name -> espalier.v1.Head
+	7,  // 36: espalier.v1.RenewResponse.head:type_name -> espalier.v1.Head
+	51, // 37: espalier.v1.CheckResponse.report:type_name -> espalier.v1.CheckReport
+	7,  // 38: espalier.v1.CheckReport.head:type_name -> espalier.v1.Head
+	56, // 39: espalier.v1.ListHostsResponse.hosts:type_name -> espalier.v1.HostInfo
+	56, // 40: espalier.v1.GetHostResponse.host:type_name -> espalier.v1.HostInfo
+	13, // 41: espalier.v1.HostInfo.list:type_name -> espalier.v1.HostList
+	57, // 42: espalier.v1.HostInfo.sets:type_name -> espalier.v1.HostSet
+	4,  // 43: espalier.v1.HostInfo.list_state:type_name -> espalier.v1.HostInfo.ListState
+	9,  // 44: espalier.v1.HostInfo.report:type_name -> espalier.v1.HostReport
+	3,  // 45: espalier.v1.HostInfo.state:type_name -> espalier.v1.HostInfo.State
+	41, // 46: espalier.v1.SetListRequest.max_delete:type_name -> espalier.v1.DeleteLimit
+	13, // 47: espalier.v1.SetListResponse.list:type_name -> espalier.v1.HostList
+	5,  // 48: espalier.v1.SetOrdersRequest.order:type_name -> espalier.v1.SetOrdersRequest.Order
+	13, // 49: espalier.v1.SetOrdersResponse.list:type_name -> espalier.v1.HostList
+	8,  // 50: espalier.v1.SyncService.Poll:input_type -> espalier.v1.PollRequest
+	17, // 51: espalier.v1.SyncService.Pull:input_type -> espalier.v1.PullRequest
+	24, // 52: espalier.v1.OperatorService.ListSets:input_type -> espalier.v1.ListSetsRequest
+	27, // 53: espalier.v1.OperatorService.GetHead:input_type -> espalier.v1.GetHeadRequest
+	29, // 54: espalier.v1.OperatorService.Log:input_type -> espalier.v1.LogRequest
+	32, // 55: espalier.v1.OperatorService.GetObject:input_type -> espalier.v1.GetObjectRequest
+	34, // 56: espalier.v1.OperatorService.ListObjects:input_type -> espalier.v1.ListObjectsRequest
+	36, // 57: espalier.v1.OperatorService.Match:input_type -> espalier.v1.MatchRequest
+	38, // 58: espalier.v1.OperatorService.Commit:input_type -> espalier.v1.CommitRequest
+	43, // 59: espalier.v1.OperatorService.DeleteSet:input_type -> espalier.v1.DeleteSetRequest
+	45, // 60: espalier.v1.OperatorService.Renew:input_type -> espalier.v1.RenewRequest
+	47, // 61: espalier.v1.OperatorService.Compact:input_type -> espalier.v1.CompactRequest
+	49, // 62: espalier.v1.OperatorService.Check:input_type -> espalier.v1.CheckRequest
+	52, // 63: espalier.v1.FleetService.ListHosts:input_type -> espalier.v1.ListHostsRequest
+	54, // 64: espalier.v1.FleetService.GetHost:input_type -> espalier.v1.GetHostRequest
+	58, // 65: espalier.v1.FleetService.SetList:input_type -> espalier.v1.SetListRequest
+	60, // 66: espalier.v1.FleetService.SetOrders:input_type -> espalier.v1.SetOrdersRequest
+	62, // 67: espalier.v1.TrustService.Enroll:input_type -> espalier.v1.EnrollRequest
+	64, // 68: espalier.v1.TrustService.RenewCertificate:input_type -> espalier.v1.RenewCertificateRequest
+	66, // 69: espalier.v1.TrustService.CreateToken:input_type -> espalier.v1.CreateTokenRequest
+	68, // 70: espalier.v1.TrustService.Revoke:input_type -> espalier.v1.RevokeRequest
+	70, // 71: espalier.v1.TrustService.Audit:input_type -> espalier.v1.AuditRequest
+	15, // 72: espalier.v1.SyncService.Poll:output_type -> espalier.v1.PollResponse
+	19, // 73: espalier.v1.SyncService.Pull:output_type -> espalier.v1.PullResponse
+	25, // 74: espalier.v1.OperatorService.ListSets:output_type -> espalier.v1.ListSetsResponse
+	28, // 75: espalier.v1.OperatorService.GetHead:output_type -> espalier.v1.GetHeadResponse
+	30, // 76: espalier.v1.OperatorService.Log:output_type -> espalier.v1.LogResponse
+	33, // 77: espalier.v1.OperatorService.GetObject:output_type -> espalier.v1.GetObjectResponse
+	35, // 78: espalier.v1.OperatorService.ListObjects:output_type -> espalier.v1.ListObjectsResponse
+	37, // 79: espalier.v1.OperatorService.Match:output_type -> espalier.v1.MatchResponse
+	42, // 80: espalier.v1.OperatorService.Commit:output_type -> espalier.v1.CommitResponse
+	44, // 81: espalier.v1.OperatorService.DeleteSet:output_type -> espalier.v1.DeleteSetResponse
+	46, // 82: espalier.v1.OperatorService.Renew:output_type -> espalier.v1.RenewResponse
+	48, // 83: espalier.v1.OperatorService.Compact:output_type -> espalier.v1.CompactResponse
+	50, // 84: espalier.v1.OperatorService.Check:output_type -> espalier.v1.CheckResponse
+	53, // 85: espalier.v1.FleetService.ListHosts:output_type -> espalier.v1.ListHostsResponse
+	55, // 86: espalier.v1.FleetService.GetHost:output_type -> espalier.v1.GetHostResponse
+	59, // 87: espalier.v1.FleetService.SetList:output_type -> espalier.v1.SetListResponse
+	61, // 88: espalier.v1.FleetService.SetOrders:output_type -> espalier.v1.SetOrdersResponse
+	63, // 89: espalier.v1.TrustService.Enroll:output_type -> espalier.v1.EnrollResponse
+	65, // 90: espalier.v1.TrustService.RenewCertificate:output_type -> espalier.v1.RenewCertificateResponse
+	67, // 91: espalier.v1.TrustService.CreateToken:output_type -> espalier.v1.CreateTokenResponse
+	69, // 92: espalier.v1.TrustService.Revoke:output_type -> espalier.v1.RevokeResponse
+	71, // 93: espalier.v1.TrustService.Audit:output_type -> espalier.v1.AuditResponse
+	72, // [72:94] is the sub-list for method output_type
+	50, // [50:72] is the sub-list for method input_type
+	50, // [50:50] is the sub-list for extension type_name
+	50, // [50:50] is the sub-list for extension extendee
+	0,  // [0:50] is the sub-list for field type_name
 }
 
 func init() { file_espalier_v1_espalier_proto_init() }
@@ -4643,12 +5243,12 @@ func file_espalier_v1_espalier_proto_init() {
 	if File_espalier_v1_espalier_proto != nil {
 		return
 	}
-	file_espalier_v1_espalier_proto_msgTypes[9].OneofWrappers = []any{
+	file_espalier_v1_espalier_proto_msgTypes[11].OneofWrappers = []any{
 		(*PullRequest_Open)(nil),
 		(*PullRequest_Narrow)(nil),
 		(*PullRequest_Leaves)(nil),
 	}
-	file_espalier_v1_espalier_proto_msgTypes[11].OneofWrappers = []any{
+	file_espalier_v1_espalier_proto_msgTypes[13].OneofWrappers = []any{
 		(*PullResponse_Begin)(nil),
 		(*PullResponse_Digests)(nil),
 		(*PullResponse_Batch)(nil),
@@ -4659,8 +5259,8 @@ func file_espalier_v1_espalier_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_espalier_v1_espalier_proto_rawDesc), len(file_espalier_v1_espalier_proto_rawDesc)),
-			NumEnums:      4,
-			NumMessages:   62,
+			NumEnums:      6,
+			NumMessages:   66,
 			NumExtensions: 0,
 			NumServices:   4,
 		},

@@ -674,6 +674,7 @@ const (
 	FleetService_ListHosts_FullMethodName = "/espalier.v1.FleetService/ListHosts"
 	FleetService_GetHost_FullMethodName   = "/espalier.v1.FleetService/GetHost"
 	FleetService_SetList_FullMethodName   = "/espalier.v1.FleetService/SetList"
+	FleetService_SetOrders_FullMethodName = "/espalier.v1.FleetService/SetOrders"
 )
 
 // FleetServiceClient is the client API for FleetService service.
@@ -687,6 +688,8 @@ type FleetServiceClient interface {
 	GetHost(ctx context.Context, in *GetHostRequest, opts ...grpc.CallOption) (*GetHostResponse, error)
 	// SetList says which sets a host is to mirror.
 	SetList(ctx context.Context, in *SetListRequest, opts ...grpc.CallOption) (*SetListResponse, error)
+	// SetOrders tells a host what else it is to do, or to leave.
+	SetOrders(ctx context.Context, in *SetOrdersRequest, opts ...grpc.CallOption) (*SetOrdersResponse, error)
 }
 
 type fleetServiceClient struct {
@@ -727,6 +730,16 @@ func (c *fleetServiceClient) SetList(ctx context.Context, in *SetListRequest, op
 	return out, nil
 }
 
+func (c *fleetServiceClient) SetOrders(ctx context.Context, in *SetOrdersRequest, opts ...grpc.CallOption) (*SetOrdersResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetOrdersResponse)
+	err := c.cc.Invoke(ctx, FleetService_SetOrders_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // FleetServiceServer is the server API for FleetService service.
 // All implementations must embed UnimplementedFleetServiceServer
 // for forward compatibility.
@@ -738,6 +751,8 @@ type FleetServiceServer interface {
 	GetHost(context.Context, *GetHostRequest) (*GetHostResponse, error)
 	// SetList says which sets a host is to mirror.
 	SetList(context.Context, *SetListRequest) (*SetListResponse, error)
+	// SetOrders tells a host what else it is to do, or to leave.
+	SetOrders(context.Context, *SetOrdersRequest) (*SetOrdersResponse, error)
 	mustEmbedUnimplementedFleetServiceServer()
 }
 
@@ -756,6 +771,9 @@ func (UnimplementedFleetServiceServer) GetHost(context.Context, *GetHostRequest)
 }
 func (UnimplementedFleetServiceServer) SetList(context.Context, *SetListRequest) (*SetListResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method SetList not implemented")
+}
+func (UnimplementedFleetServiceServer) SetOrders(context.Context, *SetOrdersRequest) (*SetOrdersResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetOrders not implemented")
 }
 func (UnimplementedFleetServiceServer) mustEmbedUnimplementedFleetServiceServer() {}
 func (UnimplementedFleetServiceServer) testEmbeddedByValue()                      {}
@@ -832,6 +850,24 @@ func _FleetService_SetList_Handler(srv interface{}, ctx context.Context, dec fun
 	return interceptor(ctx, in, info, handler)
 }
 
+func _FleetService_SetOrders_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetOrdersRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(FleetServiceServer).SetOrders(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: FleetService_SetOrders_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(FleetServiceServer).SetOrders(ctx, req.(*SetOrdersRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // FleetService_ServiceDesc is the grpc.ServiceDesc for FleetService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -850,6 +886,10 @@ var FleetService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "SetList",
 			Handler:    _FleetService_SetList_Handler,
+		},
+		{
+			MethodName: "SetOrders",
+			Handler:    _FleetService_SetOrders_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -1,0 +1,328 @@
+package apply
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+
+	"espalier/internal/desired"
+	"espalier/merkle"
+	"espalier/store"
+)
+
+// Set is one of the host's sets, as its list has them.
+type Set struct {
+	Name   desired.Name
+	Mirror *store.Mirror
+}
+
+// host is what is desired of a host, and what was made true on it, at one moment.
+// It is valid until the view that it was handed to returns.
+type host struct {
+	routes routes
+	record *store.AppliedView
+	sets   []setView // the list's in its order, then those that left it and of which something is recorded
+	listed int       // how many are the list's
+}
+
+// setView is a set at that moment.
+type setView struct {
+	name desired.Name
+	// snap is what is desired; nil: nothing is of a set that left, and of one that is
+	// on the list it is not known, be it lost, damaged or not yet there. Nothing is
+	// inferred from that.
+	snap *store.Snapshot
+}
+
+// view calls fn with the host as it stands. What fn is handed must not outlive it,
+// and fn has to return soon: a snapshot that is held open makes files grow.
+func view(record *store.Applied, rs routes, sets []Set, fn func(*host) error) error {
+	h := &host{routes: rs, listed: len(sets)}
+	var open func(rest []Set) error
+	open = func(rest []Set) error {
+		if len(rest) == 0 {
+			return record.View(func(v *store.AppliedView) error {
+				h.record = v
+				for _, name := range v.Sets() {
+					if !slices.ContainsFunc(h.sets, func(s setView) bool { return s.name == name }) {
+						h.sets = append(h.sets, setView{name: name})
+					}
+				}
+				return fn(h)
+			})
+		}
+		s := rest[0]
+		if s.Mirror.Head().Number == 0 || s.Mirror.Damaged() {
+			h.sets = append(h.sets, setView{name: s.Name})
+			return open(rest[1:])
+		}
+		err := s.Mirror.View(func(snap *store.Snapshot) error {
+			h.sets = append(h.sets, setView{s.Name, snap})
+			return open(rest[1:])
+		})
+		if err != nil && errors.Is(err, store.ErrCorrupt) {
+			return fmt.Errorf("set %q: %w", s.Name, err)
+		}
+		return err
+	}
+	return open(sets)
+}
+
+// unknown reports whether it isn't known what set i holds.
+func (h *host) unknown(i int) bool { return i < h.listed && h.sets[i].snap == nil }
+
+// object is what the sets and the record say of a key.
+type object struct {
+	key     []byte
+	wanted  []desired.Digest   // by set; zero: it doesn't have the key
+	rows    []store.AppliedRow // by set; no Key: there is none
+	winner  int                // the set that has the key last; -1: none has
+	content desired.Envelope   // what the winner has
+	made    int                // the set whose object was made true; -1: none was
+	blind   bool               // it isn't known what shall be
+	drifted bool
+	drift   store.Drift
+}
+
+// object looks a key up.
+func (h *host) object(key []byte) (object, error) {
+	o := object{key: key, wanted: make([]desired.Digest, len(h.sets)), rows: make([]store.AppliedRow, len(h.sets)), winner: -1, made: -1}
+	for i, s := range h.sets {
+		if s.snap != nil {
+			c, ok, err := s.snap.Get(key)
+			if err != nil {
+				return o, fmt.Errorf("set %q: %w", s.name, err)
+			}
+			if ok {
+				o.wanted[i], o.winner, o.content, o.blind = c.Digest, i, c.Envelope, false
+			}
+		}
+		row, ok, err := h.record.Row(s.name, key)
+		if err != nil {
+			return o, err
+		}
+		if !ok {
+			continue
+		}
+		o.rows[i] = row
+		if row.State != store.AppliedTrue {
+			continue
+		}
+		o.made = i
+		if h.unknown(i) { // what was made true of it stays, unless a later set has the key
+			o.winner, o.blind = i, true
+		}
+	}
+	var err error
+	o.drift, o.drifted, err = h.record.Drift(key)
+	return o, err
+}
+
+// heads returns the roots of what is desired, zero where it isn't known.
+func (h *host) heads() []desired.Digest {
+	heads := make([]desired.Digest, len(h.sets))
+	for i, s := range h.sets {
+		if s.snap != nil {
+			heads[i] = s.snap.Head().Root
+		}
+	}
+	return heads
+}
+
+// action is what has to be done about an object.
+type action int
+
+const (
+	nothing action = iota
+	note           // to the record alone
+	create
+	update
+	remove
+	correct // what was made true has drifted, or is in doubt
+)
+
+var actionTexts = [...]string{"nothing", "note", "create", "update", "delete", "correct"}
+
+func (a action) String() string { return actionTexts[a] }
+
+// driven reports whether it takes a driver.
+func (a action) driven() bool { return a > note }
+
+// decide returns what has to be done about o.
+func (h *host) decide(o *object) action {
+	route := h.routes.find(o.key)
+	switch {
+	case o.blind:
+		return nothing
+	case o.winner < 0 && o.made < 0 && !o.drifted, route == nil:
+		return h.noting(o, h.settled(o, store.AppliedUnmanaged, route))
+	case o.winner < 0:
+		return remove
+	}
+	row, want := o.rows[o.winner], o.wanted[o.winner]
+	if row.Key != nil && row.State == store.AppliedUnmanaged && row.Digest == want && row.Driver == route.Name && !o.drifted {
+		return h.noting(o, h.settled(o, store.AppliedUnmanaged, route))
+	}
+	switch {
+	case o.made < 0:
+		return create
+	case o.rows[o.made].Digest != want, o.rows[o.made].Driver != route.Name:
+		return update
+	case o.drifted:
+		return correct
+	}
+	return h.noting(o, h.settled(o, store.AppliedTrue, route))
+}
+
+// noting returns note if the record isn't what it is to be, else nothing.
+func (h *host) noting(o *object, want []store.AppliedRow) action {
+	if o.drifted && (o.winner < 0 || h.routes.find(o.key) == nil) {
+		return note
+	}
+	for i, row := range want {
+		have := o.rows[i]
+		if h.unknown(i) {
+			continue
+		}
+		if (have.Key == nil) != (row.Key == nil) || have.Digest != row.Digest || have.State != row.State || have.Driver != row.Driver {
+			return note
+		}
+	}
+	return nothing
+}
+
+// settled returns copies of the rows that say of each set that its object was taken
+// account of; no Key: there is none. What was made true keeps its note.
+func (h *host) settled(o *object, state store.AppliedState, route *Route) []store.AppliedRow {
+	rows := make([]store.AppliedRow, len(h.sets))
+	for i, want := range o.wanted {
+		switch {
+		case h.unknown(i): // of which nothing is said
+		case i == o.winner:
+			rows[i] = store.AppliedRow{Key: o.key, Digest: want, State: state, Driver: route.name()}
+			if o.made >= 0 && state == store.AppliedTrue {
+				rows[i].Note, rows[i].After = o.rows[o.made].Note, o.rows[o.made].After
+			}
+			rows[i] = cloneRow(rows[i])
+		case !want.IsZero():
+			rows[i] = store.AppliedRow{Key: bytes.Clone(o.key), Digest: want, State: store.AppliedShadowed}
+		}
+	}
+	return rows
+}
+
+// pending returns, ascending, the keys of a span about which something may have to
+// be done: those about which desired and applied differ, and those that drifted.
+// A key is valid until the next.
+func (h *host) pending(s span) iter.Seq2[[]byte, error] {
+	sources := []iter.Seq2[[]byte, error]{h.drifts(s)}
+	for i, set := range h.sets {
+		switch {
+		case h.unknown(i):
+		case set.snap == nil:
+			sources = append(sources, h.recorded(set.name, s))
+		default:
+			sources = append(sources, h.differences(set, s))
+		}
+	}
+	return merged(sources)
+}
+
+// everything is pending for all keys that there are.
+func (h *host) everything(s span) iter.Seq2[[]byte, error] {
+	sources := []iter.Seq2[[]byte, error]{h.drifts(s)}
+	for _, set := range h.sets {
+		sources = append(sources, h.recorded(set.name, s))
+		if set.snap != nil {
+			sources = append(sources, leaves(set.snap, s))
+		}
+	}
+	return merged(sources)
+}
+
+func (h *host) drifts(s span) iter.Seq2[[]byte, error] {
+	return func(yield func([]byte, error) bool) {
+		for d, err := range h.record.Drifts(s.from) {
+			if err == nil && s.until != nil && bytes.Compare(d.Key, s.until) >= 0 || !yield(d.Key, err) {
+				return
+			}
+		}
+	}
+}
+
+func (h *host) recorded(set desired.Name, s span) iter.Seq2[[]byte, error] {
+	return leaves(h.record.Tree(set), s)
+}
+
+func leaves(tree merkle.Reader, s span) iter.Seq2[[]byte, error] {
+	return func(yield func([]byte, error) bool) {
+		for row, err := range tree.Rows(0, s.from, s.until) {
+			if !yield(row.Key, err) {
+				return
+			}
+		}
+	}
+}
+
+func (h *host) differences(set setView, s span) iter.Seq2[[]byte, error] {
+	return func(yield func([]byte, error) bool) {
+		for d, err := range merkle.DiffRange(set.snap, h.record.Tree(set.name), s.from, s.until) {
+			if !yield(d.Key, err) {
+				return
+			}
+		}
+	}
+}
+
+// merged unites ascending sequences, each key once. It ends with the first error.
+func merged(sources []iter.Seq2[[]byte, error]) iter.Seq2[[]byte, error] {
+	return func(yield func([]byte, error) bool) {
+		heads := make([][]byte, len(sources)) // copies; nil: the source is at its end
+		nexts := make([]func() ([]byte, error, bool), len(sources))
+		advance := func(i int) error {
+			key, err, ok := nexts[i]()
+			if err != nil || !ok {
+				heads[i] = nil
+				return err
+			}
+			heads[i] = append(heads[i][:0:cap(heads[i])], key...)
+			return nil
+		}
+		for i, s := range sources {
+			next, stop := iter.Pull2(s)
+			defer stop()
+			nexts[i] = next
+			if err := advance(i); err != nil {
+				yield(nil, err)
+				return
+			}
+		}
+		var key []byte
+		for {
+			least := -1
+			for i, head := range heads {
+				if head != nil && (least < 0 || bytes.Compare(head, heads[least]) < 0) {
+					least = i
+				}
+			}
+			if least < 0 {
+				return
+			}
+			key = append(key[:0], heads[least]...)
+			for i, head := range heads {
+				if head == nil || !bytes.Equal(head, key) {
+					continue
+				}
+				if err := advance(i); err != nil {
+					yield(nil, err)
+					return
+				}
+			}
+			if !yield(key, nil) {
+				return
+			}
+		}
+	}
+}

@@ -1,0 +1,199 @@
+package apply
+
+import (
+	"bytes"
+	"encoding/hex"
+	"slices"
+
+	"espalier/agent/driver"
+	"espalier/internal/desired"
+	"espalier/store"
+)
+
+// item is an object about which a driver has something to do. It is a copy.
+type item struct {
+	action action
+	change driver.Change
+	bytes  int
+	// sets and rows are what the record is to say of each set once it is done; no
+	// Key: nothing. winner is the one whose row gets the driver's note.
+	sets   []desired.Name
+	rows   []store.AppliedRow
+	winner int
+	// drifted says that the record has a drift of it, found one that somebody else
+	// caused.
+	drifted, found bool
+}
+
+// item returns what a driver has to do about o.
+func (h *host) item(o *object, a action) (*item, error) {
+	route := h.routes.find(o.key)
+	it := &item{
+		action: a, winner: o.winner, drifted: o.drifted, found: o.drifted && !o.drift.Doubt,
+		change: driver.Change{Key: string(o.key), Name: string(o.key[len(route.Prefix):]), Doubt: o.drifted},
+	}
+	if o.made >= 0 && o.rows[o.made].Driver == route.Name {
+		it.change.Note = bytes.Clone(o.rows[o.made].Note)
+		if it.change.Note == nil {
+			it.change.Note = []byte{} // it was made, of which there is nothing to note
+		}
+	}
+	it.sets, it.rows = h.names(), h.settled(o, store.AppliedTrue, route)
+	if a == remove {
+		it.change.ID = identity(o.key, madeDigest(o), "delete")
+		return it, nil
+	}
+	content, err := desired.Envelope(bytes.Clone(o.content)).Object(o.key)
+	if err != nil {
+		return nil, err
+	}
+	it.change.Object, it.change.ID, it.bytes = &content, identity(o.key, o.wanted[o.winner], "apply"), len(content.Value)
+	row := &it.rows[o.winner]
+	row.After = nil
+	for _, key := range content.After {
+		row.After = append(row.After, []byte(key))
+	}
+	return it, nil
+}
+
+func madeDigest(o *object) desired.Digest {
+	if o.made < 0 {
+		return desired.Digest{}
+	}
+	return o.rows[o.made].Digest
+}
+
+// identity returns what stands for making an object what the digest says.
+func identity(key []byte, d desired.Digest, verb string) string {
+	var h desired.Hasher
+	sum := h.Sum(key, append(append(desired.Envelope(verb), 0), d[:]...))
+	return hex.EncodeToString(sum[:16])
+}
+
+// names returns those of the sets of which something can be recorded; empty: nothing
+// can.
+func (h *host) names() []desired.Name {
+	names := make([]desired.Name, len(h.sets))
+	for i, s := range h.sets {
+		if !h.unknown(i) {
+			names[i] = s.name
+		}
+	}
+	return names
+}
+
+func cloneRow(r store.AppliedRow) store.AppliedRow {
+	r.Key, r.Note, r.After = bytes.Clone(r.Key), bytes.Clone(r.Note), slices.Clone(r.After)
+	for i := range r.After {
+		r.After[i] = bytes.Clone(r.After[i])
+	}
+	return r
+}
+
+// before returns the keys that an item comes after of those about which something
+// is to be done first, which may tells. What shall be comes after what its "after"
+// names, as far as that shall be, too; what goes comes after what was made after
+// it, unless that stays as it is.
+func (h *host) before(it *item, may func(key []byte, a action) bool) (keys []string, err error) {
+	others, first := it.afters(), func(a action) bool { return a == create || a == update || a == correct }
+	if it.action == remove {
+		first = func(a action) bool { return a == create || a == update || a == remove }
+		for key, err := range h.record.Dependents([]byte(it.change.Key)) {
+			if err != nil {
+				return nil, err
+			}
+			others = append(others, bytes.Clone(key))
+		}
+	}
+	for _, key := range others {
+		o, err := h.object(key)
+		if err != nil {
+			return nil, err
+		}
+		if a := h.decide(&o); first(a) && may(key, a) {
+			keys = append(keys, string(key))
+		}
+	}
+	return keys, nil
+}
+
+// afters returns the keys that what shall be comes after.
+func (it *item) afters() [][]byte {
+	if it.action == remove {
+		return nil
+	}
+	return it.rows[it.winner].After
+}
+
+// ledger gathers what is to be recorded in one transaction.
+type ledger struct {
+	update store.AppliedUpdate
+	sets   map[desired.Name]*store.AppliedRows
+}
+
+// rows records what is to be said of an object's key in each set.
+func (l *ledger) rows(key []byte, sets []desired.Name, rows []store.AppliedRow) {
+	for i, set := range sets {
+		if set == "" {
+			continue
+		}
+		of := l.sets[set]
+		if of == nil {
+			if l.sets == nil {
+				l.sets = map[desired.Name]*store.AppliedRows{}
+			}
+			of = &store.AppliedRows{Set: set}
+			l.sets[set] = of
+		}
+		if rows[i].Key == nil {
+			of.Delete = append(of.Delete, key)
+		} else {
+			of.Put = append(of.Put, rows[i])
+		}
+	}
+}
+
+// done records what became of an item.
+func (l *ledger) done(it *item, r driver.Result) {
+	key := []byte(it.change.Key)
+	rows := it.rows
+	if it.action != remove {
+		row := &rows[it.winner]
+		row.Note = r.Note
+		if r.Err != nil { // it is unmanaged
+			row.State, row.Note, row.After = store.AppliedUnmanaged, nil, nil
+		}
+	}
+	l.rows(key, it.sets, rows)
+	if it.drifted {
+		l.settle(key)
+	}
+}
+
+// drift records that an object is otherwise, or may be, and settle that it is so no
+// longer.
+func (l *ledger) drift(d store.Drift) { l.update.Drifted = append(l.update.Drifted, d) }
+
+func (l *ledger) settle(key []byte) { l.update.Settled = append(l.update.Settled, key) }
+
+// empty reports whether there is nothing to record.
+func (l *ledger) empty() bool {
+	u := l.update
+	return len(l.sets) == 0 && len(u.Drifted)+len(u.Settled)+len(u.Begun)+len(u.Ended)+len(u.Forgotten)+len(u.State) == 0
+}
+
+// write records it.
+func (l *ledger) write(record *store.Applied) error {
+	if l.empty() {
+		return nil
+	}
+	for _, rows := range l.sets {
+		slices.SortFunc(rows.Put, func(a, b store.AppliedRow) int { return bytes.Compare(a.Key, b.Key) })
+		slices.SortFunc(rows.Delete, bytes.Compare)
+		l.update.Rows = append(l.update.Rows, *rows)
+	}
+	slices.SortFunc(l.update.Rows, func(a, b store.AppliedRows) int { return bytes.Compare([]byte(a.Set), []byte(b.Set)) })
+	slices.SortFunc(l.update.Drifted, func(a, b store.Drift) int { return bytes.Compare(a.Key, b.Key) })
+	slices.SortFunc(l.update.Settled, bytes.Compare)
+	return record.Update(l.update)
+}

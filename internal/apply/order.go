@@ -1,0 +1,126 @@
+package apply
+
+import (
+	"slices"
+	"strings"
+)
+
+// order knows which objects wait for which others, in one round. Keys are whole.
+//
+// Who comes after something that isn't done waits for it, be it that it failed: it
+// is held back then, until a later round. There are as many entries as objects
+// that wait, none for all others.
+type order struct {
+	waits   map[string]map[string]struct{} // who waits → for what
+	waiters map[string][]string            // for what → who
+}
+
+func newOrder() *order {
+	return &order{waits: map[string]map[string]struct{}{}, waiters: map[string][]string{}}
+}
+
+// wait notes that key waits for others, of which there are some.
+func (o *order) wait(key string, others []string) {
+	set := map[string]struct{}{}
+	for _, other := range others {
+		if _, twice := set[other]; !twice {
+			set[other] = struct{}{}
+			o.waiters[other] = append(o.waiters[other], key)
+		}
+	}
+	o.waits[key] = set
+}
+
+// done notes that key is done with, and returns who waits for nothing any more.
+func (o *order) done(key string) (ready []string) {
+	for _, waiter := range o.waiters[key] {
+		set := o.waits[waiter]
+		delete(set, key)
+		if len(set) == 0 {
+			delete(o.waits, waiter)
+			ready = append(ready, waiter)
+		}
+	}
+	delete(o.waiters, key)
+	return ready
+}
+
+// waiting returns how many wait.
+func (o *order) waiting() int { return len(o.waits) }
+
+// cycles returns, of those that wait, some that wait for themselves, each as the
+// keys along the way, beginning with the least; no key is in two. Sets are checked for it when they
+// are committed to; several of them together can't be.
+func (o *order) cycles() (all [][]string) {
+	const (
+		unseen = iota
+		open
+		closed
+	)
+	state := map[string]int{}
+	type frame struct {
+		key  string
+		rest []string
+	}
+	for _, start := range sorted(o.waits) {
+		if state[start] != unseen {
+			continue
+		}
+		state[start] = open
+		path := []frame{{start, sorted(o.waits[start])}}
+		for len(path) > 0 {
+			top := &path[len(path)-1]
+			if len(top.rest) == 0 {
+				state[top.key] = closed
+				path = path[:len(path)-1]
+				continue
+			}
+			next := top.rest[0]
+			top.rest = top.rest[1:]
+			switch {
+			case o.waits[next] == nil: // it waits for nothing: it failed, or is not due
+			case state[next] == unseen:
+				state[next] = open
+				path = append(path, frame{next, sorted(o.waits[next])})
+			case state[next] == open:
+				i := slices.IndexFunc(path, func(f frame) bool { return f.key == next })
+				var cycle []string
+				for _, f := range path[i:] {
+					cycle = append(cycle, f.key)
+					state[f.key] = closed
+				}
+				path = path[:i]
+				all = append(all, rotated(cycle))
+			}
+		}
+	}
+	return all
+}
+
+// rotated returns a cycle from its least key on.
+func rotated(cycle []string) []string {
+	i := slices.Index(cycle, slices.Min(cycle))
+	return slices.Concat(cycle[i:], cycle[:i])
+}
+
+func sorted[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for key := range m {
+		keys = append(keys, key)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+// maxNamed bounds how many keys of a cycle an error names.
+const maxNamed = 8
+
+// cycleText tells of a cycle.
+func cycleText(cycle []string) string {
+	named := cycle[:min(len(cycle), maxNamed)]
+	text := `"` + strings.Join(named, `" after "`) + `"`
+	if len(cycle) > len(named) {
+		text += " after …"
+	}
+	return text + ` after "` + cycle[0] + `"`
+}

@@ -1,0 +1,330 @@
+package apply
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	"espalier/internal/desired"
+	"espalier/merkle"
+	"espalier/store"
+)
+
+// survey is what there is to do, before anything is done.
+type survey struct {
+	sets  []Set
+	heads []desired.Digest
+	// desired, applied and observed are the host's roots.
+	desired, applied, observed desired.Digest
+	objects                    uint64 // that shall be
+	made                       uint64 // that were made true
+	unmanaged                  uint64
+	pending                    uint64 // differences of desired and applied
+	removals                   uint64 // of them objects that are to go
+	drifts, doubts             uint64
+	allowed                    uint64 // removals
+	state                      desired.State
+	reason                     string
+	look                       time.Time // when that may change by itself; zero: it doesn't
+	hold                       bool      // nothing new is applied, but drift corrected
+	idle                       bool      // nothing is
+}
+
+// The names of what the record keeps for this package.
+const (
+	stateRoutes   = "routes"   // routes.print of the routes that it was made by
+	stateSets     = "sets"     // printOf the list that it was made for
+	statePaused   = "paused"   // why, by somebody on the host; absent: it isn't
+	stateScanned  = "scanned " // and a prefix: when its contents were last scanned, in seconds since 1970
+	stateReleased = "released" // the host root whose deletions are let through by somebody on the host
+)
+
+// begin looks at what there is to do and begins a round of it.
+func (a *Applier) begin(ctx context.Context) (r *round, look time.Time, err error) {
+	sets := a.current()
+	if err := a.prepare(ctx, sets); err != nil {
+		return nil, look, err
+	}
+	s, err := a.survey(sets)
+	if err != nil {
+		return nil, look, err
+	}
+	a.publish(s)
+	return a.newRound(s), s.look, nil
+}
+
+// prepare brings the record to the shape of the sets, takes the findings of scans,
+// and compares everything where the record was made for another list or by other
+// routes.
+func (a *Applier) prepare(ctx context.Context, sets []Set) error {
+	shapes := map[desired.Name]uint64{}
+	err := view(a.record, a.routes, sets, func(h *host) error {
+		for _, s := range h.sets {
+			if s.snap == nil {
+				continue
+			}
+			if shape, ok := h.record.Shape(s.name); !ok || shape.Salt != s.snap.Shape().Salt {
+				shapes[s.name] = s.snap.Shape().Salt
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for set, salt := range shapes {
+		if err := a.record.Reshape(ctx, set, salt); err != nil {
+			return recordError{err}
+		}
+	}
+	if err := a.absorb(sets); err != nil {
+		return err
+	}
+	a.ready = nil // the round that follows finds them by itself
+	if err := a.write(); err != nil {
+		return recordError{err}
+	}
+	return a.compare(sets)
+}
+
+// compare looks at all objects if the order of the sets, or the routes, are not
+// those by which the record was made. What differs then doesn't show in the trees,
+// and becomes a drift in doubt.
+func (a *Applier) compare(sets []Set) error {
+	state := map[string][]byte{stateSets: printOf(sets), stateRoutes: a.routes.print()}
+	from, same := []byte{}, false
+	for from != nil {
+		err := view(a.record, a.routes, sets, func(h *host) (err error) {
+			same = bytes.Equal(h.record.State(stateSets), state[stateSets]) && bytes.Equal(h.record.State(stateRoutes), state[stateRoutes])
+			empty := h.record.DriftCount() == 0
+			for _, set := range h.record.Sets() {
+				n, e := h.record.Objects(set)
+				empty, err = empty && n == 0, errors.Join(err, e)
+			}
+			if same || empty || err != nil {
+				from = nil
+				return err
+			}
+			from, err = a.compareSome(h, from)
+			return err
+		})
+		if err != nil || same {
+			return err
+		}
+		if from == nil {
+			a.ledger.update.State = state
+		}
+		if err := a.write(); err != nil {
+			return recordError{err}
+		}
+	}
+	return nil
+}
+
+// printOf returns what says whether a list of sets is still the same.
+func printOf(sets []Set) []byte {
+	h := sha256.New()
+	for _, s := range sets {
+		fmt.Fprintf(h, "%s\n", s.Name)
+	}
+	return hex.AppendEncode(nil, h.Sum(nil))
+}
+
+// compareSome looks at some objects from a key on, and returns where to go on;
+// nil: that was all.
+func (a *Applier) compareSome(h *host, from []byte) (next []byte, err error) {
+	looked, now := 0, time.Now()
+	for key, err := range h.everything(span{from: from}) {
+		if err != nil {
+			return nil, err
+		}
+		if looked++; looked > noteRows {
+			return bytes.Clone(key), nil
+		}
+		o, err := h.object(bytes.Clone(key))
+		if err != nil {
+			return nil, err
+		}
+		if o.winner >= 0 && !o.blind && !o.drifted && h.hidden(&o) {
+			a.ledger.drift(store.Drift{Key: o.key, Doubt: true, Reason: "the host's list of sets, or its drivers, have changed", At: now})
+		}
+	}
+	return nil, nil
+}
+
+// hidden reports whether something may have to be done about an object of which the
+// winner's tree and its record say the same.
+func (h *host) hidden(o *object) bool {
+	row, route := o.rows[o.winner], h.routes.find(o.key)
+	switch {
+	case row.Key == nil || row.Digest != o.wanted[o.winner]:
+		return false // it shows
+	case row.State == store.AppliedTrue:
+		return row.Driver != route.name()
+	case row.State == store.AppliedUnmanaged:
+		return route != nil
+	}
+	return true
+}
+
+// survey counts what there is to do, and decides what of it may be done.
+func (a *Applier) survey(sets []Set) (*survey, error) {
+	s := &survey{sets: sets}
+	err := view(a.record, a.routes, sets, func(h *host) error {
+		s.heads = h.heads()
+		if err := s.roots(h); err != nil {
+			return err
+		}
+		if err := s.count(h); err != nil {
+			return err
+		}
+		a.judge(s, h.record, time.Now())
+		return nil
+	})
+	return s, err
+}
+
+// roots computes the roots of the host and what the record counts.
+func (s *survey) roots(h *host) error {
+	var want, applied, observed []desired.SetRoot
+	for i, set := range h.sets {
+		made, err := h.record.Root(set.name)
+		if err != nil {
+			return err
+		}
+		seen, err := h.record.Observed(set.name)
+		if err != nil {
+			return err
+		}
+		var counts [3]uint64 // by state
+		for state := range counts {
+			if counts[state], err = h.record.Count(set.name, store.AppliedState(state)); err != nil {
+				return err
+			}
+		}
+		objects := counts[store.AppliedTrue] + counts[store.AppliedShadowed] + counts[store.AppliedUnmanaged]
+		s.made += counts[store.AppliedTrue]
+		s.unmanaged += counts[store.AppliedUnmanaged]
+		root := made // of what isn't known nothing else can be said
+		switch {
+		case set.snap != nil:
+			root = set.snap.Head().Root
+			s.objects += set.snap.Head().Objects - min(counts[store.AppliedShadowed], set.snap.Head().Objects)
+		case i >= h.listed && objects == 0:
+			continue // it left, and nothing of it is here
+		case i < h.listed:
+			s.objects += counts[store.AppliedTrue]
+		}
+		if i < h.listed {
+			want = append(want, desired.SetRoot{Set: set.name, Root: root})
+		}
+		applied = append(applied, desired.SetRoot{Set: set.name, Root: made})
+		observed = append(observed, desired.SetRoot{Set: set.name, Root: seen})
+	}
+	s.desired, s.applied, s.observed = desired.HostRoot(want), desired.HostRoot(applied), desired.HostRoot(observed)
+	return nil
+}
+
+// count counts the differences of desired and applied.
+func (s *survey) count(h *host) error {
+	for d, err := range h.record.Drifts(nil) {
+		if err != nil {
+			return err
+		}
+		s.drifts++
+		if !d.Doubt {
+			continue
+		}
+		s.doubts++
+		o, err := h.object(bytes.Clone(d.Key))
+		if err != nil {
+			return err
+		}
+		if h.decide(&o) == correct { // else it is among the differences, too
+			s.pending++
+		}
+	}
+	for i, set := range h.sets {
+		if h.unknown(i) {
+			continue
+		}
+		tree := merkle.Reader(new(merkle.Memory))
+		if set.snap != nil {
+			tree = set.snap
+		}
+		for d, err := range merkle.Diff(tree, h.record.Tree(set.name)) {
+			if err != nil {
+				return err
+			}
+			s.pending++
+			if d.A != (merkle.Digest{}) {
+				continue
+			}
+			o, err := h.object(bytes.Clone(d.Key))
+			if err != nil {
+				return err
+			}
+			if h.decide(&o) == remove && o.made == i {
+				s.removals++
+			}
+		}
+	}
+	return nil
+}
+
+// judge decides what may be done.
+func (a *Applier) judge(s *survey, record *store.AppliedView, now time.Time) {
+	orders, p := a.ordered(), a.options.Policy
+	why, paused := record.State(statePaused), record.State(statePaused) != nil
+	limit := DefaultMaxDelete
+	if p.MaxDelete != nil {
+		limit = *p.MaxDelete
+	}
+	s.allowed = max(limit.Count, uint64(math.Floor(float64(s.made)*limit.Percent/100)))
+	released := orders.Release == s.desired || bytes.Equal(record.State(stateReleased), s.desired[:])
+	isOpen, look := open(p.Windows, now)
+	s.look = look
+	nothing := s.pending == 0 && s.drifts == 0
+	switch {
+	case nothing && s.desired == s.applied:
+		s.state = desired.Converged
+	case orders.Paused, paused:
+		s.state, s.idle, s.reason = desired.Paused, true, pauseText(orders, string(why))
+	case p.Detect:
+		s.state, s.idle, s.reason = desired.Detecting, true, "it only reports what it would do"
+	case s.removals > s.allowed && !released:
+		s.state, s.hold = desired.Guarded, true
+		s.reason = fmt.Sprintf("%d of %d objects would be deleted, %d may be; 'espalier host release' lets it through", s.removals, s.made, s.allowed)
+	case !isOpen && s.pending > 0:
+		s.state, s.hold, s.reason = desired.Closed, true, "it is outside of the windows in which a new state may be applied"
+	default:
+		s.state = desired.Applying
+	}
+	s.idle = s.idle || nothing
+	if next := a.retries.sweep(now); !next.IsZero() && (s.look.IsZero() || next.Before(s.look)) {
+		s.look = next
+	}
+}
+
+func pauseText(orders desired.Orders, here string) string {
+	switch {
+	case orders.Paused && orders.Why != "":
+		return "by an operator: " + orders.Why
+	case orders.Paused:
+		return "by an operator"
+	case here != "":
+		return "on the host: " + here
+	}
+	return "on the host"
+}
+
+func (a *Applier) ordered() desired.Orders {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.orders
+}
