@@ -120,12 +120,12 @@ func TestFetches(t *testing.T) {
 func TestSound(t *testing.T) {
 	var grid []Point
 	for _, f := range AllOfFaults() {
-		for _, loss := range []float64{0, 0.01, 0.1} {
+		for _, loss := range []float64{0, 0.1} {
 			grid = append(grid, small(func(p *Point) { p.Faults, p.Loss = f, loss }))
 		}
 	}
 	grid = append(grid,
-		small(func(p *Point) { p.Faults, p.EverySeconds = AllFaults, 1 }),
+		small(func(p *Point) { p.Faults, p.EverySeconds = AllFaults, 3 }),
 		small(func(p *Point) { p.Faults, p.Changes, p.Objects, p.AgentMbit = AllFaults, 1000, 10_000, 0.2 }),
 		small(func(p *Point) { p.Faults, p.DelayMillis, p.Loss = AllFaults, 300, 0.05 }),
 		small(func(p *Point) { p.Faults, p.DelayMillis = AllFaults, 0 }))
@@ -135,7 +135,11 @@ func TestSound(t *testing.T) {
 			sound = append(sound, p.Name)
 		}
 	}
-	for seed := range uint64(2) {
+	seeds := uint64(2)
+	if racing {
+		seeds, grid = 1, grid[len(grid)-4:]
+	}
+	for seed := range seeds {
 		for _, r := range run(t, Options{Grid: grid, Seed: seed, Patterns: sound}) {
 			if r.Faults == Rollbacks && r.Pattern == "queue-lasting" {
 				continue // see TestRollback
@@ -221,7 +225,7 @@ func TestDeterminism(t *testing.T) {
 // TestMirror holds mirrors against plain maps, over random writes.
 func TestMirror(t *testing.T) {
 	p := small(func(p *Point) { p.Objects, p.EverySeconds = 200, 20 })
-	for seed := range uint64(5) {
+	for seed := range uint64(2) {
 		h := makeHistory(t, p, seed, time.Hour)
 		states := []map[int32]int{{}}
 		for i, c := range h.commits {
