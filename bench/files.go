@@ -47,16 +47,16 @@ type FilesReport struct {
 	ValueBytes int `json:"value_bytes"`
 	Rounds     int `json:"rounds"`
 	// Write is a plain loop that writes the files, and syncs their file system once.
-	// Apply is the driver's first apply of as many, each durable before it has its
-	// name and before it is reported done, in batches of Batch, Parallel at once.
-	// ApplyRatio is how many times as fast it is.
+	// Apply is a host's first apply of as many, from its mirror, each durable before it
+	// has its name and before it is recorded as done, in batches of Batch, Parallel at
+	// once. ApplyRatio is how many times as fast it is.
 	Write      float64 `json:"write_seconds"`
 	Apply      float64 `json:"apply_seconds"`
 	ApplyRatio float64 `json:"apply_ratio"`
 	Batch      int     `json:"batch"`
 	Parallel   int     `json:"parallel"`
-	// Walk is a parallel walk that does an lstat of each file; Scan is the driver's
-	// look for drift, where there is none; Contents is the one that reads all files.
+	// Walk is a parallel walk that does an lstat of each file; Scan is the host's look
+	// for drift, where there is none; Contents is the driver's that reads all files.
 	Walk      float64 `json:"walk_seconds"`
 	Scan      float64 `json:"scan_seconds"`
 	ScanRatio float64 `json:"scan_ratio"`
@@ -68,9 +68,9 @@ type filesRound struct {
 	write, apply, walk, scan, contents float64
 }
 
-// RunFiles holds the driver of files against plain loops that write and look at
-// as many files in folders of the same shape, on the same file system. What an
-// agent keeps of each file is not in it.
+// RunFiles holds what an agent does to have files on a host, its record included,
+// against plain loops that write and look at as many files in folders of the same
+// shape, on the same file system.
 func RunFiles(ctx context.Context, o FilesOptions) (FilesReport, error) {
 	o.Files, o.ValueBytes, o.Rounds = cmp.Or(o.Files, DefaultFiles), cmp.Or(o.ValueBytes, DefaultFileBytes), cmp.Or(o.Rounds, 1)
 	report := FilesReport{Machine: thisMachine(), Files: o.Files, ValueBytes: o.ValueBytes, Rounds: o.Rounds}
@@ -78,7 +78,7 @@ func RunFiles(ctx context.Context, o FilesOptions) (FilesReport, error) {
 		return report, err
 	}
 	dir := cmp.Or(o.Dir, os.TempDir())
-	if err := checkRoom(dir, o.Rounds*2*o.Files, o.ValueBytes); err != nil {
+	if err := checkRoom(dir, o.Rounds*2*o.Files, o.ValueBytes+filesKept); err != nil {
 		return report, err
 	}
 	var rounds []filesRound
@@ -127,16 +127,24 @@ func (f *filesBench) run(ctx context.Context) (r filesRound, err error) {
 	if err != nil {
 		return r, err
 	}
-	known := make([]driver.Known, f.Files)
+	h, err := openFilesHost(ctx, f, filepath.Join(f.dir, "agent"), d)
+	if h != nil {
+		defer h.close()
+	}
+	if err != nil {
+		return r, err
+	}
+	like := d.Batching()
+	f.report.Batch, f.report.Parallel = like.Objects, like.Parallel
 	for _, step := range []struct {
 		took *float64
 		run  func() error
 	}{
 		{&r.write, func() error { return f.write(ctx, plain) }},
-		{&r.apply, func() error { return f.apply(ctx, d, known) }},
+		{&r.apply, func() error { return h.once(ctx) }},
 		{&r.walk, func() error { return f.walk(ctx, root) }},
-		{&r.scan, func() error { return f.scan(ctx, d, known, false) }},
-		{&r.contents, func() error { return f.scan(ctx, d, known, true) }},
+		{&r.scan, func() error { return h.once(ctx) }},
+		{&r.contents, func() error { return f.contents(ctx, d, h) }},
 	} {
 		if err := syncFileSystem(f.dir); err != nil { // what others wrote is not for us to pay
 			return r, err
@@ -195,41 +203,6 @@ func (f *filesBench) write(ctx context.Context, dir string) error {
 	return syncFileSystem(dir)
 }
 
-// apply hands the driver the files in batches, as an agent would.
-func (f *filesBench) apply(ctx context.Context, d *file.Driver, known []driver.Known) error {
-	like := d.Batching()
-	f.report.Batch, f.report.Parallel = like.Objects, like.Parallel
-	g, grouped := errgroup.WithContext(ctx)
-	g.SetLimit(like.Parallel)
-	for first := 0; first < f.Files && grouped.Err() == nil; first += like.Objects {
-		g.Go(func() error {
-			batch := known[first:min(first+like.Objects, f.Files)]
-			return f.applyBatch(grouped, d, first, batch)
-		})
-	}
-	if err := g.Wait(); err != nil {
-		return err
-	}
-	return ctx.Err()
-}
-
-func (f *filesBench) applyBatch(ctx context.Context, d *file.Driver, first int, known []driver.Known) error {
-	changes := make([]driver.Change, len(known))
-	for i := range changes {
-		name := f.name(first + i)
-		key := "files/" + name
-		changes[i] = driver.Change{Key: key, Name: name, Object: &desired.Object{Key: key, Value: f.value(nil, first+i)}}
-	}
-	for i, r := range d.Apply(ctx, changes) {
-		if r.Err != nil {
-			return fmt.Errorf("apply %s: %w", changes[i].Name, r.Err)
-		}
-		known[i] = driver.Known{Key: changes[i].Key, Name: changes[i].Name, Note: r.Note}
-	}
-	f.step("applying", len(known))
-	return nil
-}
-
 // walk does an lstat of all files below a folder, the subfolders of "svc" in
 // parallel.
 func (f *filesBench) walk(ctx context.Context, root string) error {
@@ -269,15 +242,15 @@ func (f *filesBench) walk(ctx context.Context, root string) error {
 	return nil
 }
 
-// scan has the driver look for drift, and expects none.
-func (f *filesBench) scan(ctx context.Context, d *file.Driver, known []driver.Known, contents bool) error {
-	what := "scanning"
-	if contents {
-		what = "scanning contents"
+// contents has the driver read all files, and expects no drift.
+func (f *filesBench) contents(ctx context.Context, d *file.Driver, h *filesHost) error {
+	known, err := h.known()
+	if err != nil {
+		return err
 	}
 	looked, found := 0, atomic.Int64{}
-	err := d.Scan(ctx, driver.Scan{
-		Objects: values(known), Contents: contents,
+	err = d.Scan(ctx, driver.Scan{
+		Objects: values(known), Contents: true,
 		Load: func(key string) (*desired.Object, error) {
 			hash, err := strconv.ParseUint(key[len(key)-8:], 16, 32)
 			if err != nil {
@@ -287,7 +260,7 @@ func (f *filesBench) scan(ctx context.Context, d *file.Driver, known []driver.Kn
 		},
 		Spend: func(ctx context.Context, objects, _ int) error {
 			looked += objects
-			f.step(what, objects)
+			f.step("scanning contents", objects)
 			return ctx.Err()
 		},
 		Report: func(driver.Known, driver.Finding) { found.Add(1) },

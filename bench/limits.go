@@ -30,6 +30,8 @@ const (
 	// MaxPollDuration bounds a run of polls.
 	MaxPollDuration = time.Hour
 
+	// filesKept is what a host keeps of a small file, in its mirror and its record.
+	filesKept = 512
 	// filesPerFolder is how many files are in a folder, and so how often a plain loop
 	// looks whether it is to stop.
 	filesPerFolder = 1000

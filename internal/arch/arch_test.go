@@ -77,7 +77,7 @@ const floors = `
 	internal/publish:  merkle internal/desired internal/delta internal/spool store internal/wire proto/espalier/v1 GRPC OS
 
 	# The programs. bench has bbolt for the baseline that it measures against.
-	bench:             internal/desired internal/delta internal/pace internal/pki internal/publish internal/wire internal/apply agent/driver agent/driver/file store server agent GRPC PROTOBUF BBOLT OS
+	bench:             merkle internal/desired internal/delta internal/pace internal/pki internal/publish internal/wire internal/apply agent/driver agent/driver/file store server agent GRPC PROTOBUF BBOLT OS
 	internal/cli:      internal/desired internal/delta internal/fleet internal/durable internal/pki internal/audit internal/pace internal/publish store internal/wire server agent agent/driver agent/driver/file agent/driver/process agent/driver/exec internal/apply internal/config internal/onhost bench proto/espalier/v1 GRPC PROTOBUF OS
 	cmd/espalier:      internal/cli bench OS
 	cmd/bench-report:  bench OS

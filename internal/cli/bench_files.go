@@ -13,11 +13,11 @@ func (a *app) benchFilesCommand() *cobra.Command {
 	var o bench.FilesOptions
 	c := &cobra.Command{
 		Use:   "files",
-		Short: "The driver of files, against plain loops on the same file system",
-		Long: "Writes small files in a plain loop, synced once, and has the driver of files make as many, each durable before it\n" +
-			"gets its name and before it is reported done; then looks at them in a plain parallel walk with an lstat of each,\n" +
-			"and has the driver scan for drift, by stats and by contents. What an agent keeps of each file is not in it.\n\n" +
-			"The ratios are how many times as fast the driver is. All of it is in --dir, on whose file system the figures\n" +
+		Short: "Applying files, against plain loops on the same file system",
+		Long: "Writes small files in a plain loop, synced once, and has a host make as many from its mirror, as its agent does,\n" +
+			"each durable before it gets its name and before it is recorded as done; then looks at them in a plain parallel walk\n" +
+			"with an lstat of each, and has the host look for drift, by stats; and its driver by contents.\n\n" +
+			"The ratios are how many times as fast the host is. All of it is in --dir, on whose file system the figures\n" +
 			"depend, and is removed at the end.",
 		Args: exactArgs(),
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -50,9 +50,9 @@ func (a *app) benchFiles(ctx context.Context, o bench.FilesOptions) error {
 		t.AppendRow([]any{what, duration(seconds), grouped(uint64(float64(r.Files) / seconds)), ratio})
 	}
 	add("plain write loop", r.Write, "")
-	add("driver's apply", r.Apply, fmt.Sprintf("%.2f", r.ApplyRatio))
+	add("the host's apply", r.Apply, fmt.Sprintf("%.2f", r.ApplyRatio))
 	add("plain parallel walk", r.Walk, "")
-	add("driver's scan", r.Scan, fmt.Sprintf("%.2f", r.ScanRatio))
+	add("the host's scan", r.Scan, fmt.Sprintf("%.2f", r.ScanRatio))
 	add("scan of contents", r.Contents, "")
 	t.Render()
 	_, err = fmt.Fprintf(a.Out, "\n%s of %d bytes, batches of %s, %d at once; medians of %d. %s, %d CPUs, %s.\n",
