@@ -27,7 +27,7 @@ type item struct {
 
 // item returns what a driver has to do about o.
 func (h *host) item(o *object, a action) (*item, error) {
-	route := h.routes.find(o.key)
+	route := o.route
 	it := &item{
 		action: a, winner: o.winner, drifted: o.drifted, found: o.drifted && !o.drift.Doubt,
 		change: driver.Change{Key: string(o.key), Name: string(o.key[len(route.Prefix):]), Doubt: o.drifted},
@@ -38,7 +38,7 @@ func (h *host) item(o *object, a action) (*item, error) {
 			it.change.Note = []byte{} // it was made, of which there is nothing to note
 		}
 	}
-	it.sets, it.rows = h.names(), h.settled(o, store.AppliedTrue, route)
+	it.sets, it.rows = h.names(o), h.settled(o, store.AppliedTrue)
 	if a == remove {
 		it.change.ID = identity(o.key, madeDigest(o), "delete")
 		return it, nil
@@ -70,23 +70,21 @@ func identity(key []byte, d desired.Digest, verb string) string {
 	return hex.EncodeToString(sum[:16])
 }
 
-// names returns those of the sets of which something can be recorded; empty: nothing
-// can.
-func (h *host) names() []desired.Name {
+// names returns those of the sets of which something is to be recorded of o; empty:
+// nothing is, of a set that isn't known and had nothing of it.
+func (h *host) names(o *object) []desired.Name {
 	names := make([]desired.Name, len(h.sets))
 	for i, s := range h.sets {
-		if !h.unknown(i) {
+		if !h.unknown(i) || o.rows[i].Key != nil {
 			names[i] = s.name
 		}
 	}
 	return names
 }
 
+// cloneRow returns a row that outlives the view it was read in, if its key does.
 func cloneRow(r store.AppliedRow) store.AppliedRow {
-	r.Key, r.Note, r.After = bytes.Clone(r.Key), bytes.Clone(r.Note), slices.Clone(r.After)
-	for i := range r.After {
-		r.After[i] = bytes.Clone(r.After[i])
-	}
+	r.Note = bytes.Clone(r.Note)
 	return r
 }
 

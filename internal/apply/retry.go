@@ -36,8 +36,8 @@ func (r *retries) due(key string, now time.Time) bool {
 	return a == nil || !now.Before(a.next)
 }
 
-// fail notes that an attempt failed.
-func (r *retries) fail(key, why string, now time.Time) {
+// fail notes that an attempt failed, and returns when to make the next.
+func (r *retries) fail(key, why string, now time.Time) (next time.Time) {
 	a := r.all[key]
 	if a == nil {
 		a = &attempt{since: now}
@@ -50,6 +50,7 @@ func (r *retries) fail(key, why string, now time.Time) {
 	a.failures++
 	a.text, a.well = why, time.Time{}
 	a.next = now.Add(pace.Backoff(a.failures, r.rng))
+	return a.next
 }
 
 // succeed notes that an attempt succeeded, corrected that it made up for a drift.
@@ -88,6 +89,18 @@ func (r *retries) forget(key string) {
 		r.failed--
 	}
 	delete(r.all, key)
+}
+
+// calm forgets all failures: nothing of what failed is wanted any more.
+func (r *retries) calm() {
+	if r.failed == 0 {
+		return
+	}
+	for key, a := range r.all {
+		if a.text != "" {
+			r.forget(key)
+		}
+	}
 }
 
 // sweep forgets what has been quiet for long enough, and returns when the next

@@ -112,7 +112,6 @@ func (a *Applier) advance(it *item) {
 		c.Drifted -= min(c.Drifted, 1)
 	}
 	a.mu.Unlock()
-	a.tell()
 }
 
 // finish ends a round, and returns when to begin another at the latest; zero: when
@@ -135,10 +134,13 @@ func (a *Applier) finish(r *round) (due time.Time, err error) {
 }
 
 // unfinished reports whether there is something that may be done.
-func (a *Applier) unfinished() bool {
+func (a *Applier) unfinished() bool { return a.is(desired.Applying) }
+
+// is reports whether the host is in a state.
+func (a *Applier) is(s desired.State) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.status.State == desired.Applying
+	return a.status.State == s
 }
 
 // exhausted reports whether nothing that could be done now would help: a host has
@@ -147,9 +149,10 @@ func (a *Applier) exhausted() bool {
 	if a.unfinished() {
 		return false
 	}
-	now := time.Now()
+	now, waiting := time.Now(), a.is(desired.Waiting)
 	for _, at := range a.retries.all {
-		if at.text != "" && at.failures < onceAttempts || at.text == "" && at.next.After(now) {
+		due := !at.next.After(now) // and if nothing is waited for, held back all the same
+		if at.text == "" && !due || at.text != "" && at.failures < onceAttempts && (waiting || !due) {
 			return false
 		}
 	}
