@@ -96,7 +96,7 @@ type object struct {
 	wanted  []desired.Digest   // by set; zero: it doesn't have the key
 	rows    []store.AppliedRow // by set; no Key: there is none
 	winner  int                // the set that has the key last; -1: none has
-	content desired.Envelope   // what the winner has
+	content desired.Envelope   // what the winner has, unless o is blind
 	made    int                // the set whose object was made true; -1: none was
 	blind   bool               // it isn't known what shall be
 	drifted bool
@@ -107,10 +107,7 @@ type object struct {
 
 // object looks a key up.
 func (h *host) object(key []byte) (object, error) {
-	o := object{
-		key: key, route: h.routes.find(key), winner: -1, made: -1,
-		wanted: make([]desired.Digest, len(h.sets)), rows: make([]store.AppliedRow, len(h.sets)),
-	}
+	o := object{key: key, route: h.routes.find(key), wanted: make([]desired.Digest, len(h.sets)), rows: make([]store.AppliedRow, len(h.sets))}
 	for i, s := range h.sets {
 		if s.snap != nil {
 			c, ok, err := s.snap.Get(key)
@@ -118,27 +115,36 @@ func (h *host) object(key []byte) (object, error) {
 				return o, fmt.Errorf("set %q: %w", s.name, err)
 			}
 			if ok {
-				o.wanted[i], o.winner, o.content, o.blind = c.Digest, i, c.Envelope, false
+				o.wanted[i], o.content = c.Digest, c.Envelope
 			}
 		}
-		row, ok, err := h.record.Row(s.name, key)
+		row, _, err := h.record.Row(s.name, key)
 		if err != nil {
 			return o, err
 		}
-		if !ok {
-			continue
-		}
 		o.rows[i] = row
-		if row.State == store.AppliedTrue {
-			o.made = i
-		}
-		if h.unknown(i) { // it had the key, and nothing is done about it unless a later set has it, too
-			o.winner, o.blind = i, true
-		}
 	}
+	h.rank(&o)
 	var err error
 	o.drift, o.drifted, err = h.record.Drift(key)
 	return o, err
+}
+
+// rank finds out which set has the last word on o, and which had it when the object
+// was made true.
+func (h *host) rank(o *object) {
+	o.winner, o.made, o.blind = -1, -1, false
+	for i, row := range o.rows {
+		switch {
+		case !o.wanted[i].IsZero():
+			o.winner, o.blind = i, false
+		case row.Key != nil && h.unknown(i): // it had the key, and nothing is done about it unless a later set has it, too
+			o.winner, o.blind = i, true
+		}
+		if row.Key != nil && row.State == store.AppliedTrue {
+			o.made = i
+		}
+	}
 }
 
 // heads returns the roots of what is desired, zero where it isn't known.
@@ -216,21 +222,21 @@ func (h *host) noting(o *object) action {
 // of, the winner's with the state; no Key: nothing. It shares o's memory. What was
 // made true keeps its note.
 func (h *host) row(o *object, i int, state store.AppliedState) store.AppliedRow {
-	shadowed := store.AppliedRow{Key: o.key, Digest: o.wanted[i], State: store.AppliedShadowed}
+	want := o.wanted[i]
+	if h.unknown(i) { // it stays as it was, but for that a later set has the key
+		want = o.rows[i].Digest
+	}
 	switch {
-	case h.unknown(i): // it is as it was, but for that a later set has the key
-		shadowed.Key, shadowed.Digest = o.rows[i].Key, o.rows[i].Digest
-		return shadowed
+	case want.IsZero():
+		return store.AppliedRow{}
 	case i == o.winner:
-		r := store.AppliedRow{Key: o.key, Digest: o.wanted[i], State: state, Driver: o.route.name()}
+		r := store.AppliedRow{Key: o.key, Digest: want, State: state, Driver: o.route.name()}
 		if o.made >= 0 && state == store.AppliedTrue {
 			r.Note, r.After = o.rows[o.made].Note, o.rows[o.made].After
 		}
 		return r
-	case o.wanted[i].IsZero():
-		return store.AppliedRow{}
 	}
-	return shadowed
+	return store.AppliedRow{Key: o.key, Digest: want, State: store.AppliedShadowed}
 }
 
 // settled returns, for each set, a copy of row's.
