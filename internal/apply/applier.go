@@ -69,7 +69,7 @@ type Applier struct {
 	landed    chan *batch
 	under     int // batches that will land
 	lastBatch uint64
-	again     time.Time // when to look again at what failed since the last survey; zero: nothing did
+	again     time.Time // when something may be tried that could not be in this round; zero: nothing has to wait
 }
 
 // New returns an Applier. It returns an error that matches desired.ErrInvalid for

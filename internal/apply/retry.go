@@ -30,10 +30,12 @@ func newRetries(rng *rand.Rand) *retries {
 	return &retries{all: map[string]*attempt{}, rng: rng}
 }
 
-// due reports whether an object may be tried.
-func (r *retries) due(key string, now time.Time) bool {
-	a := r.all[key]
-	return a == nil || !now.Before(a.next)
+// due returns when an object may be tried, unless that is now: then zero.
+func (r *retries) due(key string, now time.Time) (next time.Time) {
+	if a := r.all[key]; a != nil && now.Before(a.next) {
+		next = a.next
+	}
+	return next
 }
 
 // fail notes that an attempt failed, and returns when to make the next.
@@ -103,17 +105,11 @@ func (r *retries) calm() {
 	}
 }
 
-// sweep forgets what has been quiet for long enough, and returns when the next
-// attempt is due; zero: there is none to wait for.
-func (r *retries) sweep(now time.Time) (next time.Time) {
+// sweep forgets what has been quiet for long enough.
+func (r *retries) sweep(now time.Time) {
 	for key, a := range r.all {
 		if !a.well.IsZero() && now.Sub(a.well) >= quiet {
 			delete(r.all, key)
-			continue
-		}
-		if a.next.After(now) && (next.IsZero() || a.next.Before(next)) {
-			next = a.next
 		}
 	}
-	return next
 }

@@ -162,7 +162,11 @@ func (r *round) consider(h *host, b *batch, key []byte, same bool, order *order)
 	if a == note {
 		r.note(h, &o)
 	}
-	if !a.driven() || !r.may(o.key, a) || a == remove && !same || !r.retries.due(string(key), time.Now()) {
+	if !a.driven() || !r.may(o.key, a) || a == remove && !same {
+		return false, nil
+	}
+	if next := r.retries.due(string(key), time.Now()); !next.IsZero() {
+		r.againAt(next)
 		return false, nil
 	}
 	it, err := h.item(&o, a)
@@ -282,10 +286,11 @@ func (r *round) end() {
 	}
 	for _, cycle := range r.order.cycles() {
 		for _, key := range cycle {
-			if r.seen[key] = struct{}{}; !r.retries.due(key, now) {
+			if r.seen[key] = struct{}{}; !r.retries.due(key, now).IsZero() {
 				continue // the books were closed before
 			}
-			r.retries.fail(key, "objects of this host's sets come after one another: "+cycleText(cycle), now)
+			next := r.retries.fail(key, "objects of this host's sets come after one another: "+cycleText(cycle), now)
+			r.againAt(next)
 		}
 	}
 	if slices.ContainsFunc(r.lanes, func(l *lane) bool { return len(l.spans) > 0 }) {

@@ -323,6 +323,7 @@ func (a *Applier) judge(s *survey, record *store.AppliedView, now time.Time) {
 	released := s.released(orders, record)
 	isOpen, look := open(p.Windows, now)
 	s.look = look
+	a.retries.sweep(now)
 	nothing := s.pending == 0 && s.drifts == 0
 	if nothing {
 		a.retries.calm()
@@ -343,9 +344,6 @@ func (a *Applier) judge(s *survey, record *store.AppliedView, now time.Time) {
 		s.state = desired.Applying
 	}
 	s.idle = s.idle || nothing
-	if next := a.retries.sweep(now); !next.IsZero() && (s.look.IsZero() || next.Before(s.look)) {
-		s.look = next
-	}
 }
 
 // released reports whether all deletions are let through. Whoever lets them through
