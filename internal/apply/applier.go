@@ -69,6 +69,7 @@ type Applier struct {
 	landed    chan *batch
 	under     int // batches that will land
 	lastBatch uint64
+	lists     uint64    // that were in force so far
 	again     time.Time // when something may be tried that could not be in this round; zero: nothing has to wait
 }
 
@@ -96,7 +97,7 @@ func New(o Options) (*Applier, error) {
 		flying:  map[string]struct{}{}, missed: map[string]struct{}{}, just: map[string]struct{}{}, busy: map[*Route]int{}, landed: make(chan *batch),
 	}
 	for i := range rs {
-		if _, ok := rs[i].Driver.(driver.Watcher); ok {
+		if _, ok := rs[i].Driver.(driver.Scanner); ok {
 			a.hints[&rs[i]] = &hints{keys: map[string]struct{}{}, ready: make(chan struct{}, 1)}
 		}
 	}
@@ -112,13 +113,14 @@ func (a *Applier) Desire(sets []Set, orders desired.Orders) {
 	a.nudge()
 }
 
-// Inherit takes over what an Applier has counted whose place a takes.
+// Inherit takes over what is known, and was counted, by an Applier whose place a
+// takes: until a has looked by itself, that is its Status.
 func (a *Applier) Inherit(from *Applier) {
 	from.mu.Lock()
-	found, corrected, applied, stages := from.status.Found, from.status.Corrected, from.applied, from.status.Stages
+	status, failures, applied, root, since := from.status, from.failures, from.applied, from.root, from.since
 	from.mu.Unlock()
 	a.mu.Lock()
-	a.status.Found, a.status.Corrected, a.applied, a.status.Stages = found, corrected, applied, stages
+	a.status, a.failures, a.applied, a.root, a.since = status, failures, applied, root, since
 	a.mu.Unlock()
 }
 

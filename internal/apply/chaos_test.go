@@ -296,7 +296,8 @@ func (c *chaos) settle() {
 	time.Sleep(20 * time.Minute)
 	s := c.Status()
 	if s.State != desired.Converged || s.Desired != s.Applied || s.Applied != s.Observed || s.Pending != 0 || s.Failed != 0 || s.Drifted != 0 {
-		c.t.Errorf("in the end the status is %s", statusText(s))
+		synctest.Wait()
+		c.t.Errorf("in the end the status is %s; %s", statusText(s), c.Dump())
 	}
 	want, got := map[string]string{}, map[string]string{}
 	for _, set := range c.sets {

@@ -44,6 +44,7 @@ func (l *lane) over() bool {
 type batch struct {
 	id      uint64
 	lane    *lane
+	lists   uint64 // the Applier's when it began
 	items   []*item
 	bytes   int
 	results []driver.Result

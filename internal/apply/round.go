@@ -30,11 +30,9 @@ type round struct {
 	// hold says that nothing new is applied: what has drifted is corrected.
 	hold bool
 	// idle says that nothing is done: what is pending is not looked at.
-	idle  bool
-	lanes []*lane
-	order *order
-	// seen are the keys, of those that failed before, that are still wanted.
-	seen     map[string]struct{}
+	idle     bool
+	lanes    []*lane
+	order    *order
 	looked   int  // keys looked at in one view
 	moved    bool // it got somewhere
 	failures int  // in it
@@ -44,8 +42,9 @@ type round struct {
 func (a *Applier) newRound(s *survey) *round {
 	r := &round{
 		Applier: a, sets: s.sets, heads: s.heads, hold: s.hold, idle: s.idle, lanes: newLanes(a.routes, a.options.Policy),
-		order: newOrder(), seen: map[string]struct{}{},
+		order: newOrder(),
 	}
+	a.retries.round++
 	if s.idle {
 		for _, l := range r.lanes {
 			l.spans = nil
@@ -77,7 +76,7 @@ func (r *round) fill() (begun []*batch, err error) {
 		same := slices.Equal(h.heads(), r.heads)
 		for _, l := range r.lanes {
 			for r.free(l) && r.looked < chunkKeys {
-				b := &batch{lane: l}
+				b := &batch{lane: l, lists: r.lists}
 				err := r.collect(h, b, same)
 				if err == nil && len(b.items) == 0 {
 					break
@@ -145,9 +144,7 @@ func (r *round) collectSpan(h *host, b *batch, same bool) (more bool, err error)
 // is an order, is noted, or is left alone. full says that the batch has no room,
 // and the key is to be considered again.
 func (r *round) consider(h *host, b *batch, key []byte, same bool, order *order) (full bool, err error) {
-	if r.retries.all[string(key)] != nil {
-		r.seen[string(key)] = struct{}{}
-	}
+	r.retries.see(key)
 	if _, flies := r.flying[string(key)]; flies {
 		return false, nil
 	}
@@ -234,7 +231,9 @@ func (r *round) land(ctx context.Context, b *batch) {
 			r.retries.forget(key)
 		}
 		r.moved = true
-		r.ledger.done(it, result)
+		if r.ledger.done(it, result); b.lists != r.lists && it.action != remove {
+			r.ledger.drift(store.Drift{Key: []byte(key), Doubt: true, Reason: relisted, At: now}) // the list may rank its sets otherwise
+		}
 		r.advance(it)
 		r.ready = append(r.ready, r.order.done(key)...)
 	}
@@ -244,11 +243,11 @@ func (r *round) land(ctx context.Context, b *batch) {
 func (r *round) failed(ctx context.Context, it *item, result driver.Result, now time.Time) {
 	key := it.change.Key
 	if ctx.Err() == nil { // else it was called off
-		r.seen[key] = struct{}{}
-		r.againAt(r.retries.fail(key, result.Err.Error(), now))
+		attempt, next := r.retries.fail(key, result.Err.Error(), now)
+		r.againAt(next)
 		r.lane(key).failures++
 		if r.failures++; r.failures <= maxLogged {
-			r.log.Warn("not applied", "key", key, "action", it.action, "attempt", r.retries.all[key].failures, "error", result.Err)
+			r.log.Warn("not applied", "key", key, "action", it.action, "attempt", attempt, "error", result.Err)
 		}
 	}
 	if it.drifted || result.Untouched {
@@ -286,19 +285,15 @@ func (r *round) end() {
 	}
 	for _, cycle := range r.order.cycles() {
 		for _, key := range cycle {
-			if r.seen[key] = struct{}{}; !r.retries.due(key, now).IsZero() {
+			if r.retries.see([]byte(key)); !r.retries.due(key, now).IsZero() {
 				continue // the books were closed before
 			}
-			next := r.retries.fail(key, "objects of this host's sets come after one another: "+cycleText(cycle), now)
+			_, next := r.retries.fail(key, "objects of this host's sets come after one another: "+cycleText(cycle), now)
 			r.againAt(next)
 		}
 	}
 	if slices.ContainsFunc(r.lanes, func(l *lane) bool { return len(l.spans) > 0 }) {
 		return
 	}
-	for key, a := range r.retries.all {
-		if _, wanted := r.seen[key]; !wanted && a.text != "" {
-			r.retries.forget(key)
-		}
-	}
+	r.retries.calm(r.retries.round)
 }

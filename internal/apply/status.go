@@ -28,7 +28,8 @@ func (a *Applier) Applied() uint64 {
 	return a.applied
 }
 
-// Failures returns all that has failed, by key.
+// Failures returns what has failed, by key: all, or the first many thousands that
+// did.
 func (a *Applier) Failures() []desired.Failure {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -75,7 +76,7 @@ func (a *Applier) publish(s *survey) {
 		c.Stages.Applied, a.since = now.Sub(a.since), time.Time{}
 	}
 	a.failures = failures
-	c.Failed, c.Failures = uint64(len(failures)), failures[:min(len(failures), desired.MaxFailures)]
+	c.Failed, c.Failures = uint64(a.retries.failing()), failures[:min(len(failures), desired.MaxFailures)]
 	a.mu.Unlock()
 	a.tell()
 }
@@ -124,7 +125,7 @@ func (a *Applier) finish(r *round) (due time.Time, err error) {
 	}
 	if s.state == desired.Applying && !r.moved && len(a.flying) == 0 {
 		s.state = desired.Waiting
-		s.reason = fmt.Sprintf("%d have failed and are tried again", a.retries.failed)
+		s.reason = fmt.Sprintf("%d have failed and are tried again", a.retries.failing())
 		if !a.again.IsZero() {
 			s.reason += ", the next in " + max(0, time.Until(a.again)).Round(time.Second).String()
 		}
@@ -149,12 +150,5 @@ func (a *Applier) exhausted() bool {
 	if a.unfinished() {
 		return false
 	}
-	now, waiting := time.Now(), a.is(desired.Waiting)
-	for _, at := range a.retries.all {
-		due := !at.next.After(now) // and if nothing is waited for, held back all the same
-		if at.text == "" && !due || at.text != "" && at.failures < onceAttempts && (waiting || !due) {
-			return false
-		}
-	}
-	return true
+	return a.retries.exhausted(time.Now(), a.is(desired.Waiting))
 }

@@ -98,6 +98,9 @@ func (a *Applier) prepare(ctx context.Context, sets []Set) error {
 	return a.compare(ctx, sets)
 }
 
+// relisted is why an object is in doubt of which the trees can't tell.
+const relisted = "the host's list of sets, or its drivers, have changed"
+
 // compare looks at all objects if the order of the sets, or the routes, are not
 // those by which the record was made. What differs then doesn't show in the trees,
 // and becomes a drift in doubt.
@@ -114,6 +117,9 @@ func (a *Applier) compare(ctx context.Context, sets []Set) error {
 			for _, set := range h.record.Sets() {
 				n, e := h.record.Objects(set)
 				empty, err = empty && n == 0, errors.Join(err, e)
+			}
+			if len(from) == 0 && !same {
+				a.lists++
 			}
 			if same || empty || err != nil {
 				from = nil
@@ -160,7 +166,7 @@ func (a *Applier) compareSome(h *host, from []byte) (next []byte, err error) {
 			return nil, err
 		}
 		if o.winner >= 0 && !o.drifted && h.hidden(&o) {
-			a.ledger.drift(store.Drift{Key: o.key, Doubt: true, Reason: "the host's list of sets, or its drivers, have changed", At: now})
+			a.ledger.drift(store.Drift{Key: o.key, Doubt: true, Reason: relisted, At: now})
 		}
 	}
 	return nil, nil
@@ -326,7 +332,7 @@ func (a *Applier) judge(s *survey, record *store.AppliedView, now time.Time) {
 	a.retries.sweep(now)
 	nothing := s.pending == 0 && s.drifts == 0
 	if nothing {
-		a.retries.calm()
+		a.retries.calm(math.MaxUint64)
 	}
 	switch {
 	case nothing && len(a.flying) == 0 && s.desired == s.applied:
