@@ -232,7 +232,7 @@ func (r *round) land(ctx context.Context, b *batch) {
 		}
 		r.moved = true
 		if r.ledger.done(it, result); b.lists != r.lists && it.action != remove {
-			r.ledger.drift(store.Drift{Key: []byte(key), Doubt: true, Reason: relisted, At: now}) // the list may rank its sets otherwise
+			r.ledger.drift(store.Drift{Key: it.key, Doubt: true, Reason: relisted, At: now}) // the list may rank its sets otherwise
 		}
 		r.advance(it)
 		r.ready = append(r.ready, r.order.done(key)...)
@@ -253,7 +253,7 @@ func (r *round) failed(ctx context.Context, it *item, result driver.Result, now 
 	if it.drifted || result.Untouched {
 		return
 	}
-	r.ledger.drift(store.Drift{Key: []byte(key), Doubt: true, Reason: cutText(result.Err.Error()), At: now})
+	r.ledger.drift(store.Drift{Key: it.key, Doubt: true, Reason: cutText(result.Err.Error()), At: now})
 }
 
 // release hands keys that wait no more to their lanes, once what they waited for
