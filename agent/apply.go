@@ -85,14 +85,20 @@ func (m *maker) current() *apply.Applier {
 
 // run has the appliers work, one after the other, until ctx is done.
 func (m *maker) run(ctx context.Context) error {
+	var last *apply.Applier
 	for ctx.Err() == nil {
 		select {
 		case <-m.anew: // it is about to be seen
 		default:
 		}
-		if err := m.runOne(ctx, m.current()); err != nil {
+		next := m.current()
+		if last != nil && last != next {
+			next.Inherit(last) // which has come to its end only now
+		}
+		if err := m.runOne(ctx, next); err != nil {
 			return err
 		}
+		last = next
 	}
 	return nil
 }

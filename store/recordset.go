@@ -18,6 +18,7 @@ type recordSet struct {
 	name   []byte // of the bucket
 	bucket *bolt.Bucket
 	after  *bolt.Bucket
+	finder *bolt.Cursor // of objects
 	head   recordHead
 }
 
@@ -37,7 +38,7 @@ func openRecordSet(tx *bolt.Tx, name desired.Name) (*recordSet, error) {
 	if s.after == nil {
 		return nil, fmt.Errorf("%w: a bucket is missing", ErrCorrupt)
 	}
-	s.name = recordSetKey(name)
+	s.name, s.finder = recordSetKey(name), s.objects.Cursor()
 	s.head, err = decodeRecordHead(s.name, b.Get(metaHead))
 	return s, err
 }
@@ -160,7 +161,7 @@ func (e *recordEdit) compare(r *AppliedRows) error {
 // old returns the row under key as it is stored, nil if there is none, and what it
 // says.
 func (e *recordEdit) old(key []byte) (v []byte, r AppliedRow, err error) {
-	if v = e.objects.Get(key); v != nil {
+	if v, err = find(e.finder, key); v != nil {
 		r, err = decodeApplied(key, v, e.routes.name)
 	}
 	return v, r, err

@@ -118,7 +118,7 @@ func (v *AppliedView) Row(set desired.Name, key []byte) (AppliedRow, bool, error
 }
 
 func (v *AppliedView) row(s *recordSet, key []byte) (AppliedRow, bool, error) {
-	b, err := get(s.objects, key)
+	b, err := find(s.finder, key)
 	if err != nil || b == nil {
 		return AppliedRow{}, false, v.fail(err)
 	}
@@ -167,6 +167,9 @@ func (v *AppliedView) Drifts(from []byte) iter.Seq2[Drift, error] {
 
 // Drift returns the drift of key.
 func (v *AppliedView) Drift(key []byte) (Drift, bool, error) {
+	if v.count.drifts == 0 {
+		return Drift{}, false, nil
+	}
 	b, err := get(v.drifts, key)
 	if err != nil || b == nil {
 		return Drift{}, false, v.fail(err)

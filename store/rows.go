@@ -217,6 +217,16 @@ func get(b *bolt.Bucket, key []byte) (v []byte, err error) {
 	return b.Get(key), nil
 }
 
+// find is get with a cursor that is used for many keys, where a get makes one for
+// each.
+func find(c *bolt.Cursor, key []byte) ([]byte, error) {
+	k, v, err := seek(c, key)
+	if err != nil || !bytes.Equal(k, key) {
+		return nil, err
+	}
+	return v, nil
+}
+
 // catch turns a panic of bbolt's, and there must be no other code in its
 // function, into an error.
 func catch(err *error) {

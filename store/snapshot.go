@@ -18,7 +18,8 @@ type Snapshot struct {
 	meta    meta
 	journal journal
 	hasher  desired.Hasher
-	damage  error // the first that was found
+	finder  *bolt.Cursor // of objects
+	damage  error        // the first that was found
 }
 
 var _ merkle.Reader = (*Snapshot)(nil)
@@ -32,7 +33,7 @@ func openSnapshot(tx *bolt.Tx) (*Snapshot, error) {
 	if s.rows, err = openRows(tx); err != nil {
 		return nil, err
 	}
-	s.bad = &s.damage
+	s.bad, s.finder = &s.damage, s.objects.Cursor()
 	s.journal, err = openJournal(tx)
 	return s, err
 }
@@ -55,7 +56,7 @@ func (s *Snapshot) Shape() merkle.Shape { return s.meta.shape() }
 // Get returns the object under key, checked against its digest. An object that
 // doesn't match it is an error that matches ErrCorrupt.
 func (s *Snapshot) Get(key []byte) (desired.Change, bool, error) {
-	row, err := get(s.objects, key)
+	row, err := find(s.finder, key)
 	if err != nil || row == nil {
 		return desired.Change{}, false, s.fail(err)
 	}

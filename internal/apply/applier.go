@@ -69,6 +69,8 @@ type Applier struct {
 	landed    chan *batch
 	under     int // batches that will land
 	lastBatch uint64
+	lists     uint64    // that were in force so far
+	again     time.Time // when something may be tried that could not be in this round; zero: nothing has to wait
 }
 
 // New returns an Applier. It returns an error that matches desired.ErrInvalid for
@@ -95,7 +97,7 @@ func New(o Options) (*Applier, error) {
 		flying:  map[string]struct{}{}, missed: map[string]struct{}{}, just: map[string]struct{}{}, busy: map[*Route]int{}, landed: make(chan *batch),
 	}
 	for i := range rs {
-		if _, ok := rs[i].Driver.(driver.Watcher); ok {
+		if _, ok := rs[i].Driver.(driver.Scanner); ok {
 			a.hints[&rs[i]] = &hints{keys: map[string]struct{}{}, ready: make(chan struct{}, 1)}
 		}
 	}
@@ -111,13 +113,14 @@ func (a *Applier) Desire(sets []Set, orders desired.Orders) {
 	a.nudge()
 }
 
-// Inherit takes over what an Applier has counted whose place a takes.
+// Inherit takes over what is known, and was counted, by an Applier whose place a
+// takes: until a has looked by itself, that is its Status.
 func (a *Applier) Inherit(from *Applier) {
 	from.mu.Lock()
-	found, corrected, applied, stages := from.status.Found, from.status.Corrected, from.applied, from.status.Stages
+	status, failures, applied, root, since := from.status, from.failures, from.applied, from.root, from.since
 	from.mu.Unlock()
 	a.mu.Lock()
-	a.status.Found, a.status.Corrected, a.applied, a.status.Stages = found, corrected, applied, stages
+	a.status, a.failures, a.applied, a.root, a.since = status, failures, applied, root, since
 	a.mu.Unlock()
 }
 
@@ -147,68 +150,100 @@ func (a *Applier) Run(ctx context.Context) error {
 // when ctx is done. What came of it is in Status.
 func (a *Applier) Once(ctx context.Context) error {
 	a.retries = newRetries(a.retries.rng) // whoever asks wants it tried
-	if err := a.lookOnce(ctx); err != nil && ctx.Err() == nil {
-		return err
+	err := a.lookOnce(ctx)
+	if ctx.Err() != nil {
+		err = nil
 	}
-	if err := a.loop(ctx, a.exhausted); err != nil {
-		return fmt.Errorf("apply: %w", err)
+	if e := a.loop(ctx, a.exhausted); e != nil {
+		err = errors.Join(err, fmt.Errorf("apply: %w", e))
 	}
-	return nil
+	return err
 }
 
 // loop works until ctx is done, or nothing is under way and stop says so. An error
 // is one of the record's.
 func (a *Applier) loop(ctx context.Context, stop func() bool) error {
-	r := a.newRound(&survey{idle: true})
-	dirty, surveyed, due := true, time.Time{}, time.Time{}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	idle := &survey{idle: true}
+	r, dirty := a.newRound(idle), true
+	var surveyed, due time.Time
 	var fatal error
 	for {
-		stopping := fatal != nil || ctx.Err() != nil
-		if dirty && !stopping && (r.over() || !time.Now().Before(surveyed)) {
-			began := time.Now()
+		if fatal != nil {
+			cancel() // what is under way can't be recorded any more
+		}
+		stopping, began := ctx.Err() != nil, time.Now()
+		if dirty && !stopping && (r.over() || !began.Before(surveyed)) {
 			next, look, err := a.begin(ctx)
-			if err != nil {
-				look, fatal = a.trouble(ctx, err)
-			} else {
-				r = next
+			dirty, due, surveyed, a.again = false, look, rested(began), time.Time{}
+			if r = next; err != nil {
+				r, fatal = a.newRound(idle), a.trouble(ctx, err)
 			}
-			dirty, due = false, look
-			surveyed = time.Now().Add(surveyShare * time.Since(began)) // a state that moves must not keep it from being applied
 			continue
 		}
 		progress, err := a.step(ctx, r, stopping)
-		if err != nil {
-			due, fatal = a.trouble(ctx, err)
-		}
 		switch {
-		case progress && err == nil:
+		case err != nil:
+		case progress:
 			continue
 		case a.under == 0 && stopping:
 			return fatal
 		case r.over() && !r.ended:
-			if due, err = a.finish(r); err != nil {
-				due, fatal = a.trouble(ctx, err)
+			began = time.Now()
+			if due, err = a.finish(r); err == nil {
+				dirty = dirty || r.moved && a.unfinished() // what waited for others, or began to differ meanwhile
+				surveyed = rested(began)
+				continue
 			}
-			dirty = dirty || r.moved && a.unfinished() // what waited for others, or began to differ meanwhile
-			continue
 		case a.under == 0 && !dirty && stop():
 			return nil
 		}
-		if a.await(ctx, r, due, dirty, surveyed) {
+		if err != nil {
+			r, fatal = a.newRound(idle), a.trouble(ctx, err)
+			continue
+		}
+		if a.await(ctx, r, a.wakeAt(due, dirty, surveyed)) {
 			dirty = true
 		}
 	}
 }
 
-// await waits for something to happen, and reports whether that asks for a new
-// round.
-func (a *Applier) await(ctx context.Context, r *round, due time.Time, dirty bool, surveyed time.Time) bool {
-	if dirty && (due.IsZero() || surveyed.Before(due)) {
-		due = surveyed
+// rested returns until when a survey that began then and ends now need not be
+// followed by another: a state that moves, and failures that are due again, must
+// not keep anything from being applied.
+func rested(began time.Time) time.Time {
+	now := time.Now()
+	return now.Add(surveyShare * now.Sub(began))
+}
+
+// againAt has a round begin at that time at the latest.
+func (a *Applier) againAt(t time.Time) { a.again = earliest(a.again, t) }
+
+// wakeAt returns when to look at what there is to do; zero: when there is something
+// new.
+func (a *Applier) wakeAt(due time.Time, dirty bool, surveyed time.Time) time.Time {
+	due = earliest(due, a.again)
+	if dirty || !due.IsZero() && due.Before(surveyed) {
+		return surveyed
 	}
+	return due
+}
+
+// earliest returns the earlier of two times, of which zero is none.
+func earliest(t, u time.Time) time.Time {
+	if t.IsZero() || !u.IsZero() && u.Before(t) {
+		return u
+	}
+	return t
+}
+
+// await waits for something to happen, until a time unless that is zero, and
+// reports whether that asks for a new round.
+func (a *Applier) await(ctx context.Context, r *round, until time.Time) bool {
 	var timer <-chan time.Time
-	if !due.IsZero() {
-		t := time.NewTimer(max(0, time.Until(due)))
+	if !until.IsZero() {
+		t := time.NewTimer(max(0, time.Until(until)))
 		defer t.Stop()
 		timer = t.C
 	}
@@ -294,12 +329,17 @@ func (e recordError) Error() string { return e.err.Error() }
 
 func (e recordError) Unwrap() error { return e.err }
 
-// trouble deals with an error, and returns when to try again, unless it is fatal.
-// A mirror that is damaged owns up to it, and is fetched again.
-func (a *Applier) trouble(ctx context.Context, err error) (again time.Time, fatal error) {
+// trouble deals with an error, and has the loop try again in a while, unless it is
+// fatal. A mirror that is damaged owns up to it, and is fetched again.
+func (a *Applier) trouble(ctx context.Context, err error) (fatal error) {
 	var ofRecord recordError
 	if errors.As(err, &ofRecord) {
-		return time.Time{}, err
+		return err
+	}
+	a.ready = nil // a round that begins anew finds them by itself
+	a.againAt(time.Now().Add(troublePause))
+	if broken := a.record.View(func(*store.AppliedView) error { return nil }); broken != nil {
+		return errors.Join(err, broken)
 	}
 	damaged := 0
 	if errors.Is(err, store.ErrCorrupt) {
@@ -308,14 +348,11 @@ func (a *Applier) trouble(ctx context.Context, err error) (again time.Time, fata
 			damaged += n
 			err = errors.Join(err, e)
 		}
-		if damaged == 0 && ctx.Err() == nil { // then it is the record
-			return time.Time{}, err
-		}
 	}
 	if ctx.Err() == nil {
 		a.log.Error("apply", "error", err, "damaged", damaged)
 	}
-	return time.Now().Add(troublePause), nil
+	return nil
 }
 
 // current returns the host's sets.

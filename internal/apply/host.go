@@ -73,22 +73,41 @@ func view(record *store.Applied, rs routes, sets []Set, fn func(*host) error) er
 // unknown reports whether it isn't known what set i holds.
 func (h *host) unknown(i int) bool { return i < h.listed && h.sets[i].snap == nil }
 
+// disregard makes those sets unknown that the record is not prepared for yet: they
+// came, or came anew, in the midst of a round.
+func (h *host) disregard() {
+	for i := range h.sets {
+		if s := &h.sets[i]; s.snap != nil && !h.prepared(*s) {
+			s.snap = nil
+		}
+	}
+}
+
+// prepared reports whether the record's tree of a set that is known has its shape.
+func (h *host) prepared(s setView) bool {
+	shape, ok := h.record.Shape(s.name)
+	return ok && shape.Salt == s.snap.Shape().Salt
+}
+
 // object is what the sets and the record say of a key.
 type object struct {
 	key     []byte
+	route   *Route             // nil: no driver owns it
 	wanted  []desired.Digest   // by set; zero: it doesn't have the key
 	rows    []store.AppliedRow // by set; no Key: there is none
 	winner  int                // the set that has the key last; -1: none has
-	content desired.Envelope   // what the winner has
+	content desired.Envelope   // what the winner has, unless o is blind
 	made    int                // the set whose object was made true; -1: none was
 	blind   bool               // it isn't known what shall be
 	drifted bool
 	drift   store.Drift
+	// noted is the state of the winner's object where decide says note.
+	noted store.AppliedState
 }
 
 // object looks a key up.
 func (h *host) object(key []byte) (object, error) {
-	o := object{key: key, wanted: make([]desired.Digest, len(h.sets)), rows: make([]store.AppliedRow, len(h.sets)), winner: -1, made: -1}
+	o := object{key: key, route: h.routes.find(key), wanted: make([]desired.Digest, len(h.sets)), rows: make([]store.AppliedRow, len(h.sets))}
 	for i, s := range h.sets {
 		if s.snap != nil {
 			c, ok, err := s.snap.Get(key)
@@ -96,28 +115,36 @@ func (h *host) object(key []byte) (object, error) {
 				return o, fmt.Errorf("set %q: %w", s.name, err)
 			}
 			if ok {
-				o.wanted[i], o.winner, o.content, o.blind = c.Digest, i, c.Envelope, false
+				o.wanted[i], o.content = c.Digest, c.Envelope
 			}
 		}
-		row, ok, err := h.record.Row(s.name, key)
+		row, _, err := h.record.Row(s.name, key)
 		if err != nil {
 			return o, err
 		}
-		if !ok {
-			continue
-		}
 		o.rows[i] = row
-		if row.State != store.AppliedTrue {
-			continue
-		}
-		o.made = i
-		if h.unknown(i) { // what was made true of it stays, unless a later set has the key
-			o.winner, o.blind = i, true
-		}
 	}
+	h.rank(&o)
 	var err error
 	o.drift, o.drifted, err = h.record.Drift(key)
 	return o, err
+}
+
+// rank finds out which set has the last word on o, and which had it when the object
+// was made true.
+func (h *host) rank(o *object) {
+	o.winner, o.made, o.blind = -1, -1, false
+	for i, row := range o.rows {
+		switch {
+		case !o.wanted[i].IsZero():
+			o.winner, o.blind = i, false
+		case row.Key != nil && h.unknown(i): // it had the key, and nothing is done about it unless a later set has it, too
+			o.winner, o.blind = i, true
+		}
+		if row.Key != nil && row.State == store.AppliedTrue {
+			o.made = i
+		}
+	}
 }
 
 // heads returns the roots of what is desired, zero where it isn't known.
@@ -152,63 +179,71 @@ func (a action) driven() bool { return a > note }
 
 // decide returns what has to be done about o.
 func (h *host) decide(o *object) action {
-	route := h.routes.find(o.key)
+	o.noted = store.AppliedUnmanaged
 	switch {
 	case o.blind:
 		return nothing
-	case o.winner < 0 && o.made < 0 && !o.drifted, route == nil:
-		return h.noting(o, h.settled(o, store.AppliedUnmanaged, route))
+	case o.route == nil, o.winner < 0 && o.made < 0 && !o.drifted:
+		return h.noting(o)
 	case o.winner < 0:
 		return remove
 	}
-	row, want := o.rows[o.winner], o.wanted[o.winner]
-	if row.Key != nil && row.State == store.AppliedUnmanaged && row.Digest == want && row.Driver == route.Name && !o.drifted {
-		return h.noting(o, h.settled(o, store.AppliedUnmanaged, route))
+	row, want, name := &o.rows[o.winner], o.wanted[o.winner], o.route.Name
+	if row.Key != nil && row.State == store.AppliedUnmanaged && row.Digest == want && row.Driver == name && !o.drifted {
+		return h.noting(o)
 	}
 	switch {
 	case o.made < 0:
 		return create
-	case o.rows[o.made].Digest != want, o.rows[o.made].Driver != route.Name:
+	case o.rows[o.made].Digest != want, o.rows[o.made].Driver != name:
 		return update
 	case o.drifted:
 		return correct
 	}
-	return h.noting(o, h.settled(o, store.AppliedTrue, route))
+	o.noted = store.AppliedTrue
+	return h.noting(o)
 }
 
 // noting returns note if the record isn't what it is to be, else nothing.
-func (h *host) noting(o *object, want []store.AppliedRow) action {
-	if o.drifted && (o.winner < 0 || h.routes.find(o.key) == nil) {
+func (h *host) noting(o *object) action {
+	if o.drifted { // of what no driver owns
 		return note
 	}
-	for i, row := range want {
-		have := o.rows[i]
-		if h.unknown(i) {
-			continue
-		}
-		if (have.Key == nil) != (row.Key == nil) || have.Digest != row.Digest || have.State != row.State || have.Driver != row.Driver {
+	for i := range h.sets {
+		have, want := &o.rows[i], h.row(o, i, o.noted)
+		if (have.Key == nil) != (want.Key == nil) || have.Digest != want.Digest || have.State != want.State || have.Driver != want.Driver {
 			return note
 		}
 	}
 	return nothing
 }
 
-// settled returns copies of the rows that say of each set that its object was taken
-// account of; no Key: there is none. What was made true keeps its note.
-func (h *host) settled(o *object, state store.AppliedState, route *Route) []store.AppliedRow {
-	rows := make([]store.AppliedRow, len(h.sets))
-	for i, want := range o.wanted {
-		switch {
-		case h.unknown(i): // of which nothing is said
-		case i == o.winner:
-			rows[i] = store.AppliedRow{Key: o.key, Digest: want, State: state, Driver: route.name()}
-			if o.made >= 0 && state == store.AppliedTrue {
-				rows[i].Note, rows[i].After = o.rows[o.made].Note, o.rows[o.made].After
-			}
-			rows[i] = cloneRow(rows[i])
-		case !want.IsZero():
-			rows[i] = store.AppliedRow{Key: bytes.Clone(o.key), Digest: want, State: store.AppliedShadowed}
+// row returns what the record is to say of set i once its object was taken account
+// of, the winner's with the state; no Key: nothing. It shares o's memory. What was
+// made true keeps its note.
+func (h *host) row(o *object, i int, state store.AppliedState) store.AppliedRow {
+	want := o.wanted[i]
+	if h.unknown(i) { // it stays as it was, but for that a later set has the key
+		want = o.rows[i].Digest
+	}
+	switch {
+	case want.IsZero():
+		return store.AppliedRow{}
+	case i == o.winner:
+		r := store.AppliedRow{Key: o.key, Digest: want, State: state, Driver: o.route.name()}
+		if o.made >= 0 && state == store.AppliedTrue {
+			r.Note, r.After = o.rows[o.made].Note, o.rows[o.made].After
 		}
+		return r
+	}
+	return store.AppliedRow{Key: o.key, Digest: want, State: store.AppliedShadowed}
+}
+
+// settled returns, for each set, a copy of row's.
+func (h *host) settled(o *object, state store.AppliedState) []store.AppliedRow {
+	rows := make([]store.AppliedRow, len(h.sets))
+	for i := range rows {
+		rows[i] = cloneRow(h.row(o, i, state))
 	}
 	return rows
 }
@@ -217,7 +252,7 @@ func (h *host) settled(o *object, state store.AppliedState, route *Route) []stor
 // be done: those about which desired and applied differ, and those that drifted.
 // A key is valid until the next.
 func (h *host) pending(s span) iter.Seq2[[]byte, error] {
-	sources := []iter.Seq2[[]byte, error]{h.drifts(s)}
+	sources := h.drifted(s)
 	for i, set := range h.sets {
 		switch {
 		case h.unknown(i):
@@ -232,7 +267,7 @@ func (h *host) pending(s span) iter.Seq2[[]byte, error] {
 
 // everything is pending for all keys that there are.
 func (h *host) everything(s span) iter.Seq2[[]byte, error] {
-	sources := []iter.Seq2[[]byte, error]{h.drifts(s)}
+	sources := h.drifted(s)
 	for _, set := range h.sets {
 		sources = append(sources, h.recorded(set.name, s))
 		if set.snap != nil {
@@ -242,14 +277,18 @@ func (h *host) everything(s span) iter.Seq2[[]byte, error] {
 	return merged(sources)
 }
 
-func (h *host) drifts(s span) iter.Seq2[[]byte, error] {
-	return func(yield func([]byte, error) bool) {
+// drifted returns the keys that drifted, in no sequence if none did.
+func (h *host) drifted(s span) []iter.Seq2[[]byte, error] {
+	if h.record.DriftCount() == 0 {
+		return nil
+	}
+	return []iter.Seq2[[]byte, error]{func(yield func([]byte, error) bool) {
 		for d, err := range h.record.Drifts(s.from) {
 			if err == nil && s.until != nil && bytes.Compare(d.Key, s.until) >= 0 || !yield(d.Key, err) {
 				return
 			}
 		}
-	}
+	}}
 }
 
 func (h *host) recorded(set desired.Name, s span) iter.Seq2[[]byte, error] {
@@ -278,6 +317,9 @@ func (h *host) differences(set setView, s span) iter.Seq2[[]byte, error] {
 
 // merged unites ascending sequences, each key once. It ends with the first error.
 func merged(sources []iter.Seq2[[]byte, error]) iter.Seq2[[]byte, error] {
+	if len(sources) == 1 {
+		return sources[0]
+	}
 	return func(yield func([]byte, error) bool) {
 		heads := make([][]byte, len(sources)) // copies; nil: the source is at its end
 		nexts := make([]func() ([]byte, error, bool), len(sources))

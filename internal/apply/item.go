@@ -12,6 +12,7 @@ import (
 
 // item is an object about which a driver has something to do. It is a copy.
 type item struct {
+	key    []byte
 	action action
 	change driver.Change
 	bytes  int
@@ -27,9 +28,9 @@ type item struct {
 
 // item returns what a driver has to do about o.
 func (h *host) item(o *object, a action) (*item, error) {
-	route := h.routes.find(o.key)
+	route := o.route
 	it := &item{
-		action: a, winner: o.winner, drifted: o.drifted, found: o.drifted && !o.drift.Doubt,
+		key: o.key, action: a, winner: o.winner, drifted: o.drifted, found: o.drifted && !o.drift.Doubt,
 		change: driver.Change{Key: string(o.key), Name: string(o.key[len(route.Prefix):]), Doubt: o.drifted},
 	}
 	if o.made >= 0 && o.rows[o.made].Driver == route.Name {
@@ -38,16 +39,16 @@ func (h *host) item(o *object, a action) (*item, error) {
 			it.change.Note = []byte{} // it was made, of which there is nothing to note
 		}
 	}
-	it.sets, it.rows = h.names(), h.settled(o, store.AppliedTrue, route)
+	it.sets, it.rows = h.names(o), h.settled(o, store.AppliedTrue)
 	if a == remove {
-		it.change.ID = identity(o.key, madeDigest(o), "delete")
+		it.change.ID = deletionID(o)
 		return it, nil
 	}
 	content, err := desired.Envelope(bytes.Clone(o.content)).Object(o.key)
 	if err != nil {
 		return nil, err
 	}
-	it.change.Object, it.change.ID, it.bytes = &content, identity(o.key, o.wanted[o.winner], "apply"), len(content.Value)
+	it.change.Object, it.change.ID, it.bytes = &content, hex.EncodeToString(o.wanted[o.winner][:identityBytes]), len(content.Value)
 	row := &it.rows[o.winner]
 	row.After = nil
 	for _, key := range content.After {
@@ -56,37 +57,36 @@ func (h *host) item(o *object, a action) (*item, error) {
 	return it, nil
 }
 
-func madeDigest(o *object) desired.Digest {
-	if o.made < 0 {
-		return desired.Digest{}
-	}
-	return o.rows[o.made].Digest
-}
+// identityBytes are those of a digest that stand for it where a change is named. An
+// object's says its key and its content.
+const identityBytes = 16
 
-// identity returns what stands for making an object what the digest says.
-func identity(key []byte, d desired.Digest, verb string) string {
+// deletionID returns what stands for the deletion of what was made true.
+func deletionID(o *object) string {
 	var h desired.Hasher
-	sum := h.Sum(key, append(append(desired.Envelope(verb), 0), d[:]...))
-	return hex.EncodeToString(sum[:16])
+	what := desired.Envelope("delete\x00")
+	if o.made >= 0 {
+		what = append(what, o.rows[o.made].Digest[:]...)
+	}
+	sum := h.Sum(o.key, what)
+	return hex.EncodeToString(sum[:identityBytes])
 }
 
-// names returns those of the sets of which something can be recorded; empty: nothing
-// can.
-func (h *host) names() []desired.Name {
+// names returns those of the sets of which something is to be recorded of o; empty:
+// nothing is, of a set that isn't known and had nothing of it.
+func (h *host) names(o *object) []desired.Name {
 	names := make([]desired.Name, len(h.sets))
 	for i, s := range h.sets {
-		if !h.unknown(i) {
+		if !h.unknown(i) || o.rows[i].Key != nil {
 			names[i] = s.name
 		}
 	}
 	return names
 }
 
+// cloneRow returns a row that outlives the view it was read in, if its key does.
 func cloneRow(r store.AppliedRow) store.AppliedRow {
-	r.Key, r.Note, r.After = bytes.Clone(r.Key), bytes.Clone(r.Note), slices.Clone(r.After)
-	for i := range r.After {
-		r.After[i] = bytes.Clone(r.After[i])
-	}
+	r.Note = bytes.Clone(r.Note)
 	return r
 }
 
@@ -98,7 +98,7 @@ func (h *host) before(it *item, may func(key []byte, a action) bool) (keys []str
 	others, first := it.afters(), func(a action) bool { return a == create || a == update || a == correct }
 	if it.action == remove {
 		first = func(a action) bool { return a == create || a == update || a == remove }
-		for key, err := range h.record.Dependents([]byte(it.change.Key)) {
+		for key, err := range h.record.Dependents(it.key) {
 			if err != nil {
 				return nil, err
 			}
@@ -155,7 +155,6 @@ func (l *ledger) rows(key []byte, sets []desired.Name, rows []store.AppliedRow) 
 
 // done records what became of an item.
 func (l *ledger) done(it *item, r driver.Result) {
-	key := []byte(it.change.Key)
 	rows := it.rows
 	if it.action != remove {
 		row := &rows[it.winner]
@@ -164,9 +163,9 @@ func (l *ledger) done(it *item, r driver.Result) {
 			row.State, row.Note, row.After = store.AppliedUnmanaged, nil, nil
 		}
 	}
-	l.rows(key, it.sets, rows)
+	l.rows(it.key, it.sets, rows)
 	if it.drifted {
-		l.settle(key)
+		l.settle(it.key)
 	}
 }
 

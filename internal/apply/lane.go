@@ -44,6 +44,7 @@ func (l *lane) over() bool {
 type batch struct {
 	id      uint64
 	lane    *lane
+	lists   uint64 // the Applier's when it began
 	items   []*item
 	bytes   int
 	results []driver.Result
@@ -63,7 +64,7 @@ func (b *batch) add(it *item) {
 func (b *batch) record() store.AppliedBatch {
 	rec := store.AppliedBatch{ID: b.id}
 	for _, it := range b.items {
-		rec.Keys = append(rec.Keys, []byte(it.change.Key))
+		rec.Keys = append(rec.Keys, it.key)
 	}
 	slices.SortFunc(rec.Keys, bytes.Compare)
 	return rec

@@ -33,6 +33,10 @@ const (
 	noteRows = 8 << 10
 	// chunkKeys bounds how long a snapshot is held open for reading ahead.
 	chunkKeys = 16 << 10
+	// maxTracked bounds the objects whose failures are told one by one, and whose
+	// drifts are remembered: 64 Ki of them take some 30 MB. Of others that fail
+	// little more than the next attempt is known.
+	maxTracked = 64 << 10
 	// breaker is after how many failures in a row a driver is left alone for the rest
 	// of a round: it is the disk, and not a million objects.
 	breaker = 1000

@@ -74,7 +74,7 @@ func (h *host) step(key []byte) (s Step, ok bool, err error) {
 	if !a.driven() {
 		return s, false, nil
 	}
-	s = Step{Key: string(key), Action: a.String(), Driver: h.routes.find(key).Name}
+	s = Step{Key: string(key), Action: a.String(), Driver: o.route.Name}
 	if o.drifted {
 		s.Why = o.drift.Reason
 	}

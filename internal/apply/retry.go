@@ -1,6 +1,7 @@
 package apply
 
 import (
+	"hash/maphash"
 	"math/rand/v2"
 	"time"
 
@@ -14,6 +15,14 @@ type attempt struct {
 	since    time.Time
 	next     time.Time // no attempt before
 	well     time.Time // since when it is as it was made; zero: it is not
+	round    uint64    // that saw it last
+}
+
+// brief is what is known of an object that failed when maxTracked others had.
+type brief struct {
+	failures int
+	next     time.Time
+	round    uint64
 }
 
 // retries says when what failed is tried again. Each object backs off alone. One
@@ -21,26 +30,63 @@ type attempt struct {
 // dies at once, or somebody else wants it otherwise, and neither gets better by
 // haste.
 type retries struct {
-	all    map[string]*attempt
-	failed int // entries whose last attempt failed
-	rng    *rand.Rand
+	all    map[string]*attempt // at most maxTracked
+	failed int                 // of all, those whose last attempt failed
+	// more are those that failed besides, by a digest of the key: should two have the
+	// same, they back off together.
+	more  map[uint64]brief
+	seed  maphash.Seed
+	rng   *rand.Rand
+	round uint64
 }
 
 func newRetries(rng *rand.Rand) *retries {
-	return &retries{all: map[string]*attempt{}, rng: rng}
+	return &retries{all: map[string]*attempt{}, more: map[uint64]brief{}, seed: maphash.MakeSeed(), rng: rng}
 }
 
-// due reports whether an object may be tried.
-func (r *retries) due(key string, now time.Time) bool {
-	a := r.all[key]
-	return a == nil || !now.Before(a.next)
+// due returns when an object may be tried, unless that is now: then zero.
+func (r *retries) due(key string, now time.Time) (next time.Time) {
+	if a := r.all[key]; a != nil {
+		next = a.next
+	} else if len(r.more) > 0 {
+		next = r.more[maphash.String(r.seed, key)].next
+	}
+	if now.Before(next) {
+		return next
+	}
+	return time.Time{}
 }
 
-// fail notes that an attempt failed.
-func (r *retries) fail(key, why string, now time.Time) {
-	a := r.all[key]
+// see notes that an object is still wanted in this round.
+func (r *retries) see(key []byte) {
+	if a := r.all[string(key)]; a != nil {
+		a.round = r.round
+		return
+	}
+	if len(r.more) == 0 {
+		return
+	}
+	sum := maphash.Bytes(r.seed, key)
+	if b, ok := r.more[sum]; ok {
+		b.round = r.round
+		r.more[sum] = b
+	}
+}
+
+// fail notes that an attempt failed, the how many-th in a row it returns, and when
+// to make the next.
+func (r *retries) fail(key, why string, now time.Time) (failures int, next time.Time) {
+	a, sum := r.all[key], maphash.String(r.seed, key)
+	b := r.more[sum]
+	if a == nil && len(r.all) >= maxTracked {
+		failures = b.failures + 1
+		next = now.Add(pace.Backoff(failures, r.rng))
+		r.more[sum] = brief{failures, next, r.round}
+		return failures, next
+	}
+	delete(r.more, sum)
 	if a == nil {
-		a = &attempt{since: now}
+		a = &attempt{failures: b.failures}
 		r.all[key] = a
 	}
 	if a.text == "" {
@@ -48,14 +94,16 @@ func (r *retries) fail(key, why string, now time.Time) {
 		a.since = now
 	}
 	a.failures++
-	a.text, a.well = why, time.Time{}
+	a.text, a.well, a.round = cutText(why), time.Time{}, r.round
 	a.next = now.Add(pace.Backoff(a.failures, r.rng))
+	return a.failures, a.next
 }
 
 // succeed notes that an attempt succeeded, corrected that it made up for a drift.
 func (r *retries) succeed(key string, corrected bool, now time.Time) {
+	r.lessOf(key)
 	a := r.all[key]
-	if a == nil && !corrected {
+	if a == nil && (!corrected || len(r.all) >= maxTracked) {
 		return
 	}
 	if a == nil {
@@ -66,6 +114,13 @@ func (r *retries) succeed(key string, corrected bool, now time.Time) {
 		r.failed--
 	}
 	a.text, a.well, a.next = "", now, time.Time{}
+}
+
+// lessOf takes an object from more.
+func (r *retries) lessOf(key string) {
+	if len(r.more) > 0 {
+		delete(r.more, maphash.String(r.seed, key))
+	}
 }
 
 // drifted notes that an object is no longer as it was made.
@@ -88,19 +143,49 @@ func (r *retries) forget(key string) {
 		r.failed--
 	}
 	delete(r.all, key)
+	r.lessOf(key)
 }
 
-// sweep forgets what has been quiet for long enough, and returns when the next
-// attempt is due; zero: there is none to wait for.
-func (r *retries) sweep(now time.Time) (next time.Time) {
+// failing returns how many have failed.
+func (r *retries) failing() int { return r.failed + len(r.more) }
+
+// calm forgets the failures of all objects that no round saw from that one on: what
+// failed is not wanted any more.
+func (r *retries) calm(from uint64) {
+	for key, a := range r.all {
+		if a.text != "" && a.round < from {
+			r.forget(key)
+		}
+	}
+	for sum, b := range r.more {
+		if b.round < from {
+			delete(r.more, sum)
+		}
+	}
+}
+
+// sweep forgets what has been quiet for long enough.
+func (r *retries) sweep(now time.Time) {
 	for key, a := range r.all {
 		if !a.well.IsZero() && now.Sub(a.well) >= quiet {
 			delete(r.all, key)
-			continue
-		}
-		if a.next.After(now) && (next.IsZero() || a.next.Before(next)) {
-			next = a.next
 		}
 	}
-	return next
+}
+
+// exhausted reports whether all that fails has done so several times, and nothing
+// waits for its next attempt; waiting says that what is due will be tried.
+func (r *retries) exhausted(now time.Time, waiting bool) bool {
+	for _, a := range r.all {
+		due := !a.next.After(now)
+		if a.text == "" && !due || a.text != "" && a.failures < onceAttempts && (waiting || !due) {
+			return false
+		}
+	}
+	for _, b := range r.more {
+		if b.failures < onceAttempts && (waiting || b.next.After(now)) {
+			return false
+		}
+	}
+	return true
 }

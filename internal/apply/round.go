@@ -28,11 +28,11 @@ type round struct {
 	// carried out.
 	heads []desired.Digest
 	// hold says that nothing new is applied: what has drifted is corrected.
-	hold  bool
-	lanes []*lane
-	order *order
-	// seen are the keys, of those that failed before, that are still wanted.
-	seen     map[string]struct{}
+	hold bool
+	// idle says that nothing is done: what is pending is not looked at.
+	idle     bool
+	lanes    []*lane
+	order    *order
 	looked   int  // keys looked at in one view
 	moved    bool // it got somewhere
 	failures int  // in it
@@ -41,9 +41,10 @@ type round struct {
 
 func (a *Applier) newRound(s *survey) *round {
 	r := &round{
-		Applier: a, sets: s.sets, heads: s.heads, hold: s.hold, lanes: newLanes(a.routes, a.options.Policy),
-		order: newOrder(), seen: map[string]struct{}{},
+		Applier: a, sets: s.sets, heads: s.heads, hold: s.hold, idle: s.idle, lanes: newLanes(a.routes, a.options.Policy),
+		order: newOrder(),
 	}
+	a.retries.round++
 	if s.idle {
 		for _, l := range r.lanes {
 			l.spans = nil
@@ -71,20 +72,21 @@ func (r *round) fill() (begun []*batch, err error) {
 		return nil, nil
 	}
 	err = view(r.record, r.routes, r.sets, func(h *host) error {
+		h.disregard()
 		same := slices.Equal(h.heads(), r.heads)
 		for _, l := range r.lanes {
 			for r.free(l) && r.looked < chunkKeys {
-				b := &batch{lane: l}
-				if err := r.collect(h, b, same); err != nil {
-					return err
-				}
-				if len(b.items) == 0 {
+				b := &batch{lane: l, lists: r.lists}
+				err := r.collect(h, b, same)
+				if err == nil && len(b.items) == 0 {
 					break
 				}
 				r.lastBatch++
 				b.id = r.lastBatch
 				r.busy[l.route]++
-				begun = append(begun, b)
+				if begun = append(begun, b); err != nil {
+					return err
+				}
 			}
 		}
 		return nil
@@ -142,10 +144,11 @@ func (r *round) collectSpan(h *host, b *batch, same bool) (more bool, err error)
 // is an order, is noted, or is left alone. full says that the batch has no room,
 // and the key is to be considered again.
 func (r *round) consider(h *host, b *batch, key []byte, same bool, order *order) (full bool, err error) {
-	if r.retries.all[string(key)] != nil {
-		r.seen[string(key)] = struct{}{}
-	}
+	r.retries.see(key)
 	if _, flies := r.flying[string(key)]; flies {
+		return false, nil
+	}
+	if _, just := r.just[string(key)]; just { // of which h doesn't know yet; whoever landed it asks for another round
 		return false, nil
 	}
 	o, err := h.object(bytes.Clone(key))
@@ -156,7 +159,11 @@ func (r *round) consider(h *host, b *batch, key []byte, same bool, order *order)
 	if a == note {
 		r.note(h, &o)
 	}
-	if !a.driven() || !r.may(o.key, a) || a == remove && o.made >= 0 && !same || !r.retries.due(string(key), time.Now()) {
+	if !a.driven() || !r.may(o.key, a) || a == remove && !same {
+		return false, nil
+	}
+	if next := r.retries.due(string(key), time.Now()); !next.IsZero() {
+		r.againAt(next)
 		return false, nil
 	}
 	it, err := h.item(&o, a)
@@ -189,12 +196,8 @@ func (r *round) may(key []byte, a action) bool {
 
 // note takes account of an object about which nothing is to be done on the host.
 func (r *round) note(h *host, o *object) {
-	route, state := h.routes.find(o.key), store.AppliedTrue
-	if route == nil || o.made < 0 {
-		state = store.AppliedUnmanaged
-	}
 	r.moved = true
-	r.ledger.rows(o.key, h.names(), h.settled(o, state, route))
+	r.ledger.rows(o.key, h.names(o), h.settled(o, o.noted))
 	if o.drifted {
 		r.ledger.settle(o.key)
 	}
@@ -204,6 +207,7 @@ func (r *round) note(h *host, o *object) {
 func (r *round) land(ctx context.Context, b *batch) {
 	r.busy[b.lane.route]--
 	r.ended = false // what came of it has to be told
+	defer r.tell()
 	r.ledger.update.Ended = append(r.ledger.update.Ended, b.id)
 	now := time.Now()
 	for i, it := range b.items {
@@ -227,7 +231,9 @@ func (r *round) land(ctx context.Context, b *batch) {
 			r.retries.forget(key)
 		}
 		r.moved = true
-		r.ledger.done(it, result)
+		if r.ledger.done(it, result); b.lists != r.lists && it.action != remove {
+			r.ledger.drift(store.Drift{Key: it.key, Doubt: true, Reason: relisted, At: now}) // the list may rank its sets otherwise
+		}
 		r.advance(it)
 		r.ready = append(r.ready, r.order.done(key)...)
 	}
@@ -237,17 +243,17 @@ func (r *round) land(ctx context.Context, b *batch) {
 func (r *round) failed(ctx context.Context, it *item, result driver.Result, now time.Time) {
 	key := it.change.Key
 	if ctx.Err() == nil { // else it was called off
-		r.seen[key] = struct{}{}
-		r.retries.fail(key, result.Err.Error(), now)
+		attempt, next := r.retries.fail(key, result.Err.Error(), now)
+		r.againAt(next)
 		r.lane(key).failures++
 		if r.failures++; r.failures <= maxLogged {
-			r.log.Warn("not applied", "key", key, "action", it.action, "attempt", r.retries.all[key].failures, "error", result.Err)
+			r.log.Warn("not applied", "key", key, "action", it.action, "attempt", attempt, "error", result.Err)
 		}
 	}
 	if it.drifted || result.Untouched {
 		return
 	}
-	r.ledger.drift(store.Drift{Key: []byte(key), Doubt: true, Reason: cutText(result.Err.Error()), At: now})
+	r.ledger.drift(store.Drift{Key: it.key, Doubt: true, Reason: cutText(result.Err.Error()), At: now})
 }
 
 // release hands keys that wait no more to their lanes, once what they waited for
@@ -266,7 +272,7 @@ func (r *round) lane(key string) *lane {
 	return r.lanes[slices.IndexFunc(r.lanes, func(l *lane) bool { return l.route == route })]
 }
 
-// end closes the books. whole says that all that is pending was looked at.
+// end closes the books.
 func (r *round) end() {
 	r.ended = true
 	if more := r.failures - maxLogged; more > 0 {
@@ -274,18 +280,20 @@ func (r *round) end() {
 	}
 	r.failures = 0
 	now := time.Now()
+	if r.idle {
+		return
+	}
 	for _, cycle := range r.order.cycles() {
 		for _, key := range cycle {
-			r.seen[key] = struct{}{}
-			r.retries.fail(key, "objects of this host's sets come after one another: "+cycleText(cycle), now)
+			if r.retries.see([]byte(key)); !r.retries.due(key, now).IsZero() {
+				continue // the books were closed before
+			}
+			_, next := r.retries.fail(key, "objects of this host's sets come after one another: "+cycleText(cycle), now)
+			r.againAt(next)
 		}
 	}
 	if slices.ContainsFunc(r.lanes, func(l *lane) bool { return len(l.spans) > 0 }) {
 		return
 	}
-	for key, a := range r.retries.all {
-		if _, wanted := r.seen[key]; !wanted && a.text != "" {
-			r.retries.forget(key)
-		}
-	}
+	r.retries.calm(r.retries.round)
 }

@@ -40,8 +40,9 @@ func (a *Applier) look(ctx context.Context, group *errgroup.Group) {
 		if every := orDefault(p.ContentsInterval, DefaultContentsInterval); every > 0 {
 			group.Go(func() error { return a.scanEvery(ctx, r, scanner, every, a.contents()) })
 		}
+		group.Go(func() error { return a.lookAtHints(ctx, r, scanner) })
 		if watcher, ok := r.Driver.(driver.Watcher); ok {
-			group.Go(func() error { return a.watch(ctx, r, scanner, watcher) })
+			group.Go(func() error { return a.watch(ctx, r, watcher) })
 		}
 	}
 }
@@ -383,7 +384,7 @@ func (a *Applier) found(h *host, key []byte, f driver.Finding, now time.Time, be
 	return nil
 }
 
-// hints are the names that a driver wants to have looked at.
+// hints are the keys that a driver is to look at.
 type hints struct {
 	mu    sync.Mutex
 	keys  map[string]struct{}
@@ -413,37 +414,35 @@ func (h *hints) take() (keys []string, all bool) {
 	return keys, all
 }
 
-// watch looks at what a driver says may have changed.
-func (a *Applier) watch(ctx context.Context, r *Route, s driver.Scanner, w driver.Watcher) error {
+// watch takes a driver's hints of what may have changed.
+func (a *Applier) watch(ctx context.Context, r *Route, w driver.Watcher) error {
 	h := a.hints[r]
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error {
-		if err := w.Watch(ctx, func(name string) { h.add(r.Prefix + name) }); err != nil && ctx.Err() == nil {
-			a.log.Warn("changes are not noticed at once any more, but by scans", "driver", r.Name, "error", err)
+	if err := w.Watch(ctx, func(name string) { h.add(r.Prefix + name) }); err != nil && ctx.Err() == nil {
+		a.log.Warn("changes are not noticed at once any more, but by scans", "driver", r.Name, "error", err)
+	}
+	return nil
+}
+
+// lookAtHints has a driver look at what may have changed.
+func (a *Applier) lookAtHints(ctx context.Context, r *Route, s driver.Scanner) error {
+	for h := a.hints[r]; ; {
+		select {
+		case <-h.ready:
+		case <-ctx.Done():
+			return nil
 		}
-		return nil
-	})
-	group.Go(func() error {
-		for {
-			select {
-			case <-h.ready:
-			case <-ctx.Done():
-				return nil
-			}
-			if pause(ctx, hintDelay); ctx.Err() != nil {
-				return nil
-			}
-			keys, all := h.take()
-			objects := a.hinted(r, keys)
-			if all {
-				objects = a.made(r)
-			}
-			if err := a.scan(ctx, r, s, a.stats(), objects); err != nil && ctx.Err() == nil {
-				a.log.Error("look for drift", "driver", r.Name, "error", err)
-			}
+		if pause(ctx, hintDelay); ctx.Err() != nil {
+			return nil
 		}
-	})
-	return group.Wait()
+		keys, all := h.take()
+		objects := a.hinted(r, keys)
+		if all {
+			objects = a.made(r)
+		}
+		if err := a.scan(ctx, r, s, a.stats(), objects); err != nil && ctx.Err() == nil {
+			a.log.Error("look for drift", "driver", r.Name, "error", err)
+		}
+	}
 }
 
 // hint has the driver of a route look at an object soon, if it looks at all.

@@ -28,7 +28,8 @@ func (a *Applier) Applied() uint64 {
 	return a.applied
 }
 
-// Failures returns all that has failed, by key.
+// Failures returns what has failed, by key: all, or the first many thousands that
+// did.
 func (a *Applier) Failures() []desired.Failure {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -75,7 +76,7 @@ func (a *Applier) publish(s *survey) {
 		c.Stages.Applied, a.since = now.Sub(a.since), time.Time{}
 	}
 	a.failures = failures
-	c.Failed, c.Failures = uint64(len(failures)), failures[:min(len(failures), desired.MaxFailures)]
+	c.Failed, c.Failures = uint64(a.retries.failing()), failures[:min(len(failures), desired.MaxFailures)]
 	a.mu.Unlock()
 	a.tell()
 }
@@ -112,7 +113,6 @@ func (a *Applier) advance(it *item) {
 		c.Drifted -= min(c.Drifted, 1)
 	}
 	a.mu.Unlock()
-	a.tell()
 }
 
 // finish ends a round, and returns when to begin another at the latest; zero: when
@@ -125,9 +125,9 @@ func (a *Applier) finish(r *round) (due time.Time, err error) {
 	}
 	if s.state == desired.Applying && !r.moved && len(a.flying) == 0 {
 		s.state = desired.Waiting
-		s.reason = fmt.Sprintf("%d have failed and are tried again", a.retries.failed)
-		if !s.look.IsZero() {
-			s.reason += ", the next in " + max(0, time.Until(s.look)).Round(time.Second).String()
+		s.reason = fmt.Sprintf("%d have failed and are tried again", a.retries.failing())
+		if !a.again.IsZero() {
+			s.reason += ", the next in " + max(0, time.Until(a.again)).Round(time.Second).String()
 		}
 	}
 	a.publish(s)
@@ -135,10 +135,13 @@ func (a *Applier) finish(r *round) (due time.Time, err error) {
 }
 
 // unfinished reports whether there is something that may be done.
-func (a *Applier) unfinished() bool {
+func (a *Applier) unfinished() bool { return a.is(desired.Applying) }
+
+// is reports whether the host is in a state.
+func (a *Applier) is(s desired.State) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.status.State == desired.Applying
+	return a.status.State == s
 }
 
 // exhausted reports whether nothing that could be done now would help: a host has
@@ -147,11 +150,5 @@ func (a *Applier) exhausted() bool {
 	if a.unfinished() {
 		return false
 	}
-	now := time.Now()
-	for _, at := range a.retries.all {
-		if at.text != "" && at.failures < onceAttempts || at.text == "" && at.next.After(now) {
-			return false
-		}
-	}
-	return true
+	return a.retries.exhausted(time.Now(), a.is(desired.Waiting))
 }

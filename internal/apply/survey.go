@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -25,9 +26,12 @@ type survey struct {
 	made                       uint64 // that were made true
 	unmanaged                  uint64
 	pending                    uint64 // differences of desired and applied
-	removals                   uint64 // of them objects that are to go
+	removals                   uint64 // objects that are to go, or will be once they are made
+	halfway                    uint64 // of them those that may be on the host, and weren't made true
 	drifts, doubts             uint64
-	allowed                    uint64 // removals
+	allowed                    uint64            // removals
+	unknown                    bool              // it isn't known of a set what it holds
+	release                    map[string][]byte // what the record is to say of releases
 	state                      desired.State
 	reason                     string
 	look                       time.Time // when that may change by itself; zero: it doesn't
@@ -41,7 +45,8 @@ const (
 	stateSets     = "sets"     // printOf the list that it was made for
 	statePaused   = "paused"   // why, by somebody on the host; absent: it isn't
 	stateScanned  = "scanned " // and a prefix: when its contents were last scanned, in seconds since 1970
-	stateReleased = "released" // the host root whose deletions are let through by somebody on the host
+	stateReleased = "released" // the host root whose deletions are let through
+	stateTaken    = "taken"    // the version of the last order to release one that was taken up
 )
 
 // begin looks at what there is to do and begins a round of it.
@@ -54,6 +59,10 @@ func (a *Applier) begin(ctx context.Context) (r *round, look time.Time, err erro
 	if err != nil {
 		return nil, look, err
 	}
+	a.ledger.update.State = s.release
+	if err := a.write(); err != nil {
+		return nil, look, recordError{err}
+	}
 	a.publish(s)
 	return a.newRound(s), s.look, nil
 }
@@ -65,10 +74,7 @@ func (a *Applier) prepare(ctx context.Context, sets []Set) error {
 	shapes := map[desired.Name]uint64{}
 	err := view(a.record, a.routes, sets, func(h *host) error {
 		for _, s := range h.sets {
-			if s.snap == nil {
-				continue
-			}
-			if shape, ok := h.record.Shape(s.name); !ok || shape.Salt != s.snap.Shape().Salt {
+			if s.snap != nil && !h.prepared(s) {
 				shapes[s.name] = s.snap.Shape().Salt
 			}
 		}
@@ -89,22 +95,31 @@ func (a *Applier) prepare(ctx context.Context, sets []Set) error {
 	if err := a.write(); err != nil {
 		return recordError{err}
 	}
-	return a.compare(sets)
+	return a.compare(ctx, sets)
 }
+
+// relisted is why an object is in doubt of which the trees can't tell.
+const relisted = "the host's list of sets, or its drivers, have changed"
 
 // compare looks at all objects if the order of the sets, or the routes, are not
 // those by which the record was made. What differs then doesn't show in the trees,
 // and becomes a drift in doubt.
-func (a *Applier) compare(sets []Set) error {
+func (a *Applier) compare(ctx context.Context, sets []Set) error {
 	state := map[string][]byte{stateSets: printOf(sets), stateRoutes: a.routes.print()}
 	from, same := []byte{}, false
 	for from != nil {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
 		err := view(a.record, a.routes, sets, func(h *host) (err error) {
 			same = bytes.Equal(h.record.State(stateSets), state[stateSets]) && bytes.Equal(h.record.State(stateRoutes), state[stateRoutes])
 			empty := h.record.DriftCount() == 0
 			for _, set := range h.record.Sets() {
 				n, e := h.record.Objects(set)
 				empty, err = empty && n == 0, errors.Join(err, e)
+			}
+			if len(from) == 0 && !same {
+				a.lists++
 			}
 			if same || empty || err != nil {
 				from = nil
@@ -150,8 +165,8 @@ func (a *Applier) compareSome(h *host, from []byte) (next []byte, err error) {
 		if err != nil {
 			return nil, err
 		}
-		if o.winner >= 0 && !o.blind && !o.drifted && h.hidden(&o) {
-			a.ledger.drift(store.Drift{Key: o.key, Doubt: true, Reason: "the host's list of sets, or its drivers, have changed", At: now})
+		if o.winner >= 0 && !o.drifted && h.hidden(&o) {
+			a.ledger.drift(store.Drift{Key: o.key, Doubt: true, Reason: relisted, At: now})
 		}
 	}
 	return nil, nil
@@ -160,14 +175,14 @@ func (a *Applier) compareSome(h *host, from []byte) (next []byte, err error) {
 // hidden reports whether something may have to be done about an object of which the
 // winner's tree and its record say the same.
 func (h *host) hidden(o *object) bool {
-	row, route := o.rows[o.winner], h.routes.find(o.key)
+	row := &o.rows[o.winner]
 	switch {
-	case row.Key == nil || row.Digest != o.wanted[o.winner]:
+	case row.Key == nil || !o.blind && row.Digest != o.wanted[o.winner]:
 		return false // it shows
 	case row.State == store.AppliedTrue:
-		return row.Driver != route.name()
+		return row.Driver != o.route.name()
 	case row.State == store.AppliedUnmanaged:
-		return route != nil
+		return o.route != nil
 	}
 	return true
 }
@@ -181,6 +196,9 @@ func (a *Applier) survey(sets []Set) (*survey, error) {
 			return err
 		}
 		if err := s.count(h); err != nil {
+			return err
+		}
+		if err := s.countFlying(h, a.flying); err != nil {
 			return err
 		}
 		a.judge(s, h.record, time.Now())
@@ -218,7 +236,7 @@ func (s *survey) roots(h *host) error {
 		case i >= h.listed && objects == 0:
 			continue // it left, and nothing of it is here
 		case i < h.listed:
-			s.objects += counts[store.AppliedTrue]
+			s.objects, s.unknown = s.objects+counts[store.AppliedTrue], true
 		}
 		if i < h.listed {
 			want = append(want, desired.SetRoot{Set: set.name, Root: root})
@@ -245,8 +263,13 @@ func (s *survey) count(h *host) error {
 		if err != nil {
 			return err
 		}
-		if h.decide(&o) == correct { // else it is among the differences, too
+		switch a := h.decide(&o); { // else it is among the differences, too
+		case a == correct:
 			s.pending++
+		case a == remove && o.made < 0:
+			s.pending++
+			s.removals++
+			s.halfway++
 		}
 	}
 	for i, set := range h.sets {
@@ -277,6 +300,22 @@ func (s *survey) count(h *host) error {
 	return nil
 }
 
+// countFlying counts, of objects that are being made, those that are to go once
+// they are.
+func (s *survey) countFlying(h *host, flying map[string]struct{}) error {
+	for key := range flying {
+		o, err := h.object([]byte(key))
+		if err != nil {
+			return err
+		}
+		if o.winner < 0 && o.made < 0 && !o.drifted {
+			s.removals++
+			s.halfway++
+		}
+	}
+	return nil
+}
+
 // judge decides what may be done.
 func (a *Applier) judge(s *survey, record *store.AppliedView, now time.Time) {
 	orders, p := a.ordered(), a.options.Policy
@@ -285,13 +324,18 @@ func (a *Applier) judge(s *survey, record *store.AppliedView, now time.Time) {
 	if p.MaxDelete != nil {
 		limit = *p.MaxDelete
 	}
-	s.allowed = max(limit.Count, uint64(math.Floor(float64(s.made)*limit.Percent/100)))
-	released := orders.Release == s.desired || bytes.Equal(record.State(stateReleased), s.desired[:])
+	held := s.made + s.halfway
+	s.allowed = max(limit.Count, uint64(math.Floor(float64(held)*limit.Percent/100)))
+	released := s.released(orders, record)
 	isOpen, look := open(p.Windows, now)
 	s.look = look
+	a.retries.sweep(now)
 	nothing := s.pending == 0 && s.drifts == 0
+	if nothing {
+		a.retries.calm(math.MaxUint64)
+	}
 	switch {
-	case nothing && s.desired == s.applied:
+	case nothing && len(a.flying) == 0 && s.desired == s.applied:
 		s.state = desired.Converged
 	case orders.Paused, paused:
 		s.state, s.idle, s.reason = desired.Paused, true, pauseText(orders, string(why))
@@ -299,16 +343,28 @@ func (a *Applier) judge(s *survey, record *store.AppliedView, now time.Time) {
 		s.state, s.idle, s.reason = desired.Detecting, true, "it only reports what it would do"
 	case s.removals > s.allowed && !released:
 		s.state, s.hold = desired.Guarded, true
-		s.reason = fmt.Sprintf("%d of %d objects would be deleted, %d may be; 'espalier host release' lets it through", s.removals, s.made, s.allowed)
+		s.reason = fmt.Sprintf("%d of %d objects would be deleted, %d may be; 'espalier host release' lets it through", s.removals, held, s.allowed)
 	case !isOpen && s.pending > 0:
 		s.state, s.hold, s.reason = desired.Closed, true, "it is outside of the windows in which a new state may be applied"
 	default:
 		s.state = desired.Applying
 	}
 	s.idle = s.idle || nothing
-	if next := a.retries.sweep(now); !next.IsZero() && (s.look.IsZero() || next.Before(s.look)) {
-		s.look = next
+}
+
+// released reports whether all deletions are let through. Whoever lets them through
+// does so once: not again after another state, or after these have been made.
+func (s *survey) released(orders desired.Orders, record *store.AppliedView) bool {
+	kept, taken := record.State(stateReleased), binary.BigEndian.AppendUint64(nil, orders.Released)
+	here := bytes.Equal(kept, s.desired[:])
+	switch {
+	case orders.Release == s.desired && !bytes.Equal(record.State(stateTaken), taken):
+		s.release = map[string][]byte{stateReleased: s.desired[:], stateTaken: taken}
+		return true
+	case kept != nil && !s.unknown && (!here || s.removals == 0):
+		s.release = map[string][]byte{stateReleased: nil}
 	}
+	return here
 }
 
 func pauseText(orders desired.Orders, here string) string {
