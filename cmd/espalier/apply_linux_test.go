@@ -10,17 +10,23 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 
 	"espalier/internal/desired"
 	"espalier/internal/wire"
 	espalierv1 "espalier/proto/espalier/v1"
 )
 
-const files = "drivers:\n  - {prefix: files/, driver: file, root: $ROOT}\n"
+// What configurations of these tests say: that files are made, and that drift in
+// them is looked for soon, whether or not it was noticed.
+const (
+	files   = "drivers:\n  - {prefix: files/, driver: file, root: $ROOT}\n"
+	looking = "scan: {interval: 1s}\n"
+)
 
 // TestGoSources makes a host's folder what the sources of Go are, and again so after
 // somebody has worked in it.
@@ -120,11 +126,11 @@ func anyError(errs ...error) error {
 // TestOffline starts an agent that can't reach its server: it keeps up what it
 // verified last, and the server hears of it later.
 func TestOffline(t *testing.T) {
-	m := manage(t, files)
+	m := manage(t, looking+files)
 	way := newNetwork(t, 1)
 	way.reach(m.server.address)
 	m.address = way.Addr().String()
-	m.configure(files)
+	m.configure(looking + files)
 	m.lines(`{"key":"files/a","value":"a"}`, `{"key":"files/b","value":"b"}`)
 	first := m.start()
 	m.settle()
@@ -163,7 +169,8 @@ func TestOffline(t *testing.T) {
 	}
 }
 
-// reported returns what the server knows of the host by its reports.
+// reported returns what the server knows of the host by its reports, which it
+// forgets when it ends.
 func (m *managed) reported() desired.Report {
 	m.t.Helper()
 	conn, err := grpc.NewClient(m.server.address, grpc.WithTransportCredentials(insecure.NewCredentials()))
@@ -172,6 +179,9 @@ func (m *managed) reported() desired.Report {
 	}
 	defer conn.Close()
 	resp, err := espalierv1.NewFleetServiceClient(conn).GetHost(m.t.Context(), &espalierv1.GetHostRequest{Host: m.name})
+	if status.Code(err) == codes.NotFound {
+		return desired.Report{}
+	}
 	if err != nil {
 		m.t.Fatal(err)
 	}
@@ -235,7 +245,7 @@ func TestAfter(t *testing.T) {
 	m.publish("", "delete", m.name, "files/conf", "run/"+object, "hook/a")
 	m.settle()
 	want := []string{"starts with the file", "apply", "delete", "ends with the file"}
-	if got := order(); !slices.Equal(sorted2(got), sorted2(want)) || slices.Index(got, "delete") > slices.Index(got, "ends with the file") {
+	if got := order(); !slices.Equal(inOrder(got), inOrder(want)) || slices.Index(got, "delete") > slices.Index(got, "ends with the file") {
 		t.Errorf("it went %q, want %q", got, want)
 	}
 	m.wants("conf", absent)
@@ -249,7 +259,7 @@ func TestAfter(t *testing.T) {
 	}
 }
 
-func sorted2(words []string) []string { return slices.Sorted(slices.Values(words)) }
+func inOrder(words []string) []string { return slices.Sorted(slices.Values(words)) }
 
 // TestTrouble gives drivers what they can't make true: it is named, with what is
 // wrong, and the rest is made true.
@@ -305,4 +315,3 @@ func TestTrouble(t *testing.T) {
 	}
 }
 
-var _ = time.Second
