@@ -17,7 +17,8 @@ export GOFLAGS := $(shell $(GO) env GOFLAGS) -buildvcs=false
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test sim planted check check-format check-modules check-proto lint fmt proto fuzz faults bench bench-report bench-compare tools clean
+.PHONY: help build demo test sim planted check check-format check-modules check-proto lint fmt proto fuzz faults
+.PHONY: bench bench-report bench-compare bench-peers check-peers tools clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -88,6 +89,25 @@ PKG   ?= ./...
 bench-compare: ## Run the Go benchmarks of BASE (main) and of what is here in turns, and compare them
 	@$(INSTALL) benchstat
 	@GO=$(GO) BENCH='$(BENCH)' COUNT=$(if $(filter file,$(origin COUNT)),6,$(COUNT)) tools/bench-compare '$(BASE)' $(PKG)
+
+# Others, and Espalier among them, in a module of its own, so that Espalier doesn't depend on them.
+# It has Espalier's requirements as well: when those move, "go mod tidy" there.
+OBJECTS ?= 1000000
+RUNS    ?= 3
+PEERS   := bin/peers --espalier bin/espalier
+
+bin/peers: FORCE
+	$(GO) build -C bench/peers -o $(CURDIR)/bin/peers .
+
+FORCE:
+
+bench-peers: build bin/peers ## Measure etcd, NATS, delta xDS, rsync and Espalier alike, with OBJECTS (1000000), RUNS (3) times
+	$(PEERS) --objects $(OBJECTS) --runs $(RUNS) --report bench/report
+
+check-peers: build bin/peers ## Check that bench-peers works, with few objects
+	$(GO) mod tidy -C bench/peers -diff
+	$(GO) vet -C bench/peers ./...
+	$(PEERS) --objects 2000 --runs 1 --idle 1s >/dev/null
 
 tools: ## Install all pinned tools into bin/tools
 	@$(INSTALL) $$(awk '/^[^#]/ { print $$1 }' tools/versions)

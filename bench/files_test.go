@@ -35,20 +35,23 @@ func TestFiles(t *testing.T) {
 }
 
 func TestFilesRefused(t *testing.T) {
-	stopped, stop := context.WithCancel(t.Context())
-	stop()
 	for _, c := range []struct {
-		ctx  context.Context
-		o    bench.FilesOptions
-		want string
+		stopped bool
+		o       bench.FilesOptions
+		want    string
 	}{
-		{t.Context(), bench.FilesOptions{Files: -1}, desired.ErrInvalid.Error()},
-		{t.Context(), bench.FilesOptions{Files: 100, Rounds: -1}, desired.ErrInvalid.Error()},
-		{t.Context(), bench.FilesOptions{Files: bench.MaxObjects, ValueBytes: desired.MaxValueBytes}, "name another folder, or fewer files"},
-		{stopped, bench.FilesOptions{Files: 5000}, context.Canceled.Error()},
+		{false, bench.FilesOptions{Files: -1}, desired.ErrInvalid.Error()},
+		{false, bench.FilesOptions{Files: 100, Rounds: -1}, desired.ErrInvalid.Error()},
+		{false, bench.FilesOptions{Files: bench.MaxObjects, ValueBytes: desired.MaxValueBytes}, "name another folder, or fewer files"},
+		{true, bench.FilesOptions{Files: 5000}, context.Canceled.Error()},
 	} {
 		c.o.Dir = t.TempDir()
-		if _, err := bench.RunFiles(c.ctx, c.o); err == nil || !strings.Contains(err.Error(), c.want) {
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		if c.stopped {
+			stop()
+		}
+		if _, err := bench.RunFiles(ctx, c.o); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("RunFiles(%+v) = %v, want an error with %q", c.o.Files, err, c.want)
 		}
 		if left, err := os.ReadDir(c.o.Dir); len(left) > 0 || err != nil {

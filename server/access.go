@@ -76,6 +76,7 @@ var access = map[string]rule{
 	espalierv1.FleetService_ListHosts_FullMethodName: {roles: operators}, // lists what concerns sets that the caller may use
 	espalierv1.FleetService_GetHost_FullMethodName:   {roles: operators},
 	espalierv1.FleetService_SetList_FullMethodName:   {roles: admins},
+	espalierv1.FleetService_SetOrders_FullMethodName: {roles: admins},
 
 	espalierv1.TrustService_Enroll_FullMethodName:           {anyone: true},                    // the token says who it is
 	espalierv1.TrustService_RenewCertificate_FullMethodName: {roles: []pki.Role{pki.RoleHost}}, // an operator logs in anew

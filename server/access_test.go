@@ -59,6 +59,7 @@ const accessTable = `
 	fleet/ListHosts         ?     x       x       ?      x       -     -       .       .      .        .      .
 	fleet/GetHost           ?     x       x       ?      x       -     -       .       .      0        .      0
 	fleet/SetList           ?     x       x       ?      x       -     -       .       -      -        -      -
+	fleet/SetOrders         ?     x       x       ?      x       -     -       .       -      -        -      -
 	trust/Enroll            .     x       x       ?      x       .     .       .       .      .        .      .
 	trust/RenewCertificate  ?     x       x       ?      x       .     .       -       -      -        -      -
 	trust/CreateToken       ?     x       x       ?      x       -     -       .       -      -        -      -
@@ -127,6 +128,9 @@ var calls = map[string]struct {
 	}},
 	"fleet/SetList": {espalierv1.FleetService_SetList_FullMethodName, func(set string) proto.Message {
 		return &espalierv1.SetListRequest{Host: set, Sets: []string{set}}
+	}},
+	"fleet/SetOrders": {espalierv1.FleetService_SetOrders_FullMethodName, func(set string) proto.Message {
+		return &espalierv1.SetOrdersRequest{Host: set, Order: espalierv1.SetOrdersRequest_ORDER_PAUSE}
 	}},
 	"trust/Enroll": {espalierv1.TrustService_Enroll_FullMethodName, func(string) proto.Message {
 		return &espalierv1.EnrollRequest{}

@@ -129,9 +129,7 @@ func (f fleetService) SetList(ctx context.Context, req *espalierv1.SetListReques
 		return resp, wire.ToStatus(err)
 	}
 	if err == nil {
-		if err = f.server.store.PutList(r.Host, next); err == nil {
-			f.server.fleet.SetList(r.Host, next)
-			f.server.lead.Relisted(r.Host)
+		if err = f.server.putList(r.Host, next); err == nil {
 			f.server.log.Info("set list", "host", r.Host, "version", next.Version, "sets", next.Sets, "who", who(ctx), "why", r.Why)
 		}
 	}

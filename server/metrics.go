@@ -64,6 +64,8 @@ func gauge(name, help string, labels ...string) *prometheus.Desc {
 
 var (
 	descHosts       = gauge("hosts", "Hosts, by state.", "state")
+	descProgress    = gauge("hosts_applying", "Hosts, by how they fare with making true what they mirror.", "progress")
+	descFailed      = gauge("objects_failed", "Objects that could not be made true, on all hosts.")
 	descSets        = gauge("sets", "Sets, by state: served, forked, quarantined.", "state")
 	descHeld        = gauge("polls_held", "Polls that wait for something to change.")
 	descUnderWay    = gauge("pulls_under_way", "Pulls of hosts that are under way.")
@@ -77,7 +79,7 @@ var (
 // Describe implements prometheus.Collector.
 func (s state) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		descHosts, descSets, descHeld, descUnderWay, descPollRate, descObjective, descLongest, descLimit, descConnections,
+		descHosts, descProgress, descFailed, descSets, descHeld, descUnderWay, descPollRate, descObjective, descLongest, descLimit, descConnections,
 	} {
 		ch <- d
 	}
@@ -93,6 +95,11 @@ func (s state) Collect(ch chan<- prometheus.Metric) {
 	for st := range fleet.States() {
 		send(descHosts, float64(hosts[st]), st.String())
 	}
+	progress, failed := s.fleet.Progress()
+	for p := range fleet.AllProgress() {
+		send(descProgress, float64(progress[p]), p.String())
+	}
+	send(descFailed, failed)
 	sets := map[string]int{"served": 0, "forked": 0, "quarantined": 0}
 	for _, h := range s.store.Heads() {
 		sets[setState(h)]++

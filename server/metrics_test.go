@@ -6,10 +6,12 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 
+	"espalier/internal/desired"
 	"espalier/internal/wire"
 	espalierv1 "espalier/proto/espalier/v1"
 	"espalier/server"
@@ -26,6 +28,11 @@ func TestMetrics(t *testing.T) {
 			if err != nil && !errors.Is(wire.FromStatus(err), wire.ErrOverloaded) {
 				t.Fatal(err)
 			}
+		}
+		time.Sleep(10 * time.Second) // until there is room again
+		applying := wire.Poll{Host: "web-02", Report: &desired.Report{Applying: &desired.Convergence{State: desired.Waiting, Failed: 5}}}
+		if _, err := espalierv1.NewSyncServiceClient(conn).Poll(t.Context(), wire.PollToWire(applying, true)); err != nil {
+			t.Fatal(err)
 		}
 		if _, err := pullAll(t, conn, "web-01"); err != nil {
 			t.Fatal(err)
@@ -46,9 +53,11 @@ func TestMetrics(t *testing.T) {
 			}
 		}
 		for _, want := range []string{
-			"espalier_polls_total outcome=idle 3", "espalier_polls_total outcome=failed 2", "espalier_refused_total reason=too many polls 2",
+			"espalier_polls_total outcome=idle 4", "espalier_polls_total outcome=failed 2", "espalier_refused_total reason=too many polls 2",
 			"espalier_pulls_total outcome=done 1", "espalier_changes_total call=commit outcome=done 1",
 			"espalier_hosts state=in step 1", "espalier_sets state=served 1", "espalier_limit name=pulls 7", "espalier_polls_held 0",
+			"espalier_hosts state=troubled 1", "espalier_hosts_applying progress=failing 1", "espalier_hosts_applying progress=only mirrors 1",
+			"espalier_hosts_applying progress=paused 0", "espalier_objects_failed 5",
 		} {
 			if !strings.Contains(text.String(), want+"\n") {
 				t.Errorf("no %q in\n%s", want, &text)

@@ -10,11 +10,11 @@ import (
 type AppliedState byte
 
 const (
-	// AppliedTrue: a driver made it true on the host.
+	// AppliedTrue says that a driver made it true on the host.
 	AppliedTrue AppliedState = iota
-	// AppliedShadowed: a later set of the host's list has the key, and wins.
+	// AppliedShadowed says that a later set of the host's list has the key, and wins.
 	AppliedShadowed
-	// AppliedUnmanaged: it is no driver's, or none of its driver's business.
+	// AppliedUnmanaged says that it is no driver's, or none of its driver's business.
 	AppliedUnmanaged
 
 	appliedStates = 3

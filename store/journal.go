@@ -199,7 +199,7 @@ type LogEntry struct {
 // doesn't say.
 func (s *Snapshot) Committed() (time.Time, error) {
 	r, _, err := s.journal.before(math.MaxUint64)
-	if err != nil || r.number != s.meta.head.Number {
+	if err != nil || r.number != s.meta.head.Number || r.time.UnixMilli() == 0 {
 		return time.Time{}, s.fail(err)
 	}
 	return r.time, nil

@@ -63,6 +63,11 @@ func TestLog(t *testing.T) {
 				t.Errorf("Log has %+v, want %+v", e, w)
 			}
 		}
+		view(t, s, "set", func(snap *store.Snapshot) {
+			if at, err := snap.Committed(); err != nil || !at.Equal(got[0].Time) {
+				t.Errorf("Committed = %v, %v, want %v", at, err, got[0].Time)
+			}
+		})
 		if below := entries(t, s, got[0].Number); !slices.Equal(below, got[1:]) {
 			t.Errorf("Log(%d) = %v, want %v", got[0].Number, below, got[1:])
 		}
@@ -73,6 +78,11 @@ func TestLog(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		view(t, s, "set", func(snap *store.Snapshot) {
+			if at, err := snap.Committed(); err != nil || at.Before(got[0].Time) || at.After(time.Now()) {
+				t.Errorf("Committed after a restore = %v, %v", at, err)
+			}
+		})
 		if got := entries(t, s, 0); len(got) != 1 || got[0].Revision != restored.Head.Revision || got[0].Why != "drill" || !got[0].Base {
 			t.Errorf("Log after a restore = %+v", got)
 		}

@@ -158,7 +158,10 @@ func (c *census) hold(s *recordSet) error {
 		return nil
 	}
 	for level := 1; level <= merkle.MaxLevel; level++ {
-		for want := range c.tree.Rows(level, nil, nil) {
+		for want, err := range c.tree.Rows(level, nil, nil) {
+			if err != nil {
+				return err
+			}
 			name := nodeName(level, want.Key)
 			if len(stored) == 0 || !bytes.Equal(stored[0].key, appendTreeKey(nil, level, want.Key)) {
 				return fmt.Errorf("%w: %s is missing", errDisagrees, name)

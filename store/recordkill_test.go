@@ -210,7 +210,7 @@ func TestRecordFlippedBits(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	rng := rand.New(rand.NewPCG(seed, 0))
 	places := branches(whole)
-	for range 400 {
+	for range kills(t) * 3 {
 		places = append(places, rng.IntN(len(whole)))
 	}
 	for _, at := range places {

@@ -52,7 +52,7 @@ func (v *AppliedView) set(name desired.Name) (*recordSet, error) {
 
 // Sets returns the sets of which there are rows, or that were begun, by name.
 func (v *AppliedView) Sets() []desired.Name {
-	names, err := v.record.sets()
+	names, err := v.sets()
 	if v.fail(err) != nil {
 		return nil
 	}
@@ -198,7 +198,7 @@ func (v *AppliedView) Dependents(key []byte) iter.Seq2[[]byte, error] {
 		defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // iter.Pull runs this elsewhere
 		prefix := appendAfterKey(nil, key, nil)
 		var heads []edgeCursor
-		names, err := v.record.sets()
+		names, err := v.sets()
 		if err != nil {
 			yield(nil, v.fail(err))
 			return

@@ -290,11 +290,6 @@ func (h *history) measureWhole() float64 {
 // whole returns the bytes of everything at a revision.
 func (h *history) whole(rev int) int { return int(h.perObject * float64(h.objects[rev])) }
 
-// wholePayload returns the bytes of all keys and values at a revision.
-func (h *history) wholePayload(rev int) int64 {
-	return int64(h.objects[rev]) * int64(keyBytes+h.point.ValueBytes)
-}
-
 // union returns what changed after one revision, up to another: each object once,
 // ascending by key.
 func (h *history) union(after, until int) []change {

@@ -54,8 +54,10 @@ func (m matrix) Plot(c draw.Canvas, p *plot.Plot) {
 			label, shade := m.cell(row)
 			x := c.Min.X + left + vg.Length(j)*wide
 			c.FillPolygon(shadeOf(shade), []vg.Point{
-				{X: x + 1, Y: y - high/2 + 1}, {X: x + wide - 1, Y: y - high/2 + 1},
-				{X: x + wide - 1, Y: y + high/2 - 1}, {X: x + 1, Y: y + high/2 - 1},
+				{X: x + 1, Y: y - high/2 + 1},
+				{X: x + wide - 1, Y: y - high/2 + 1},
+				{X: x + wide - 1, Y: y + high/2 - 1},
+				{X: x + 1, Y: y + high/2 - 1},
 			})
 			ink := color.Color(color.Black)
 			if shade > 0.55 {

@@ -5,7 +5,7 @@
 
 It remembers in STATE, a database, which change each object was last made true by, so that what comes
 again is not done again: the place of the file is taken by whatever must not happen twice, a payment or
-a message. docs/drivers-exec.md specifies what it reads and answers. Python 3.8 or later; nothing else.
+a message. docs/drivers.md specifies what it reads and answers. Python 3.8 or later; nothing else.
 """
 
 import base64

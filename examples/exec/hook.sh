@@ -1,6 +1,6 @@
 #!/bin/sh
 # A program for the driver "exec", with the tools of POSIX alone: of each object it makes a file of
-# one line in $HOOK_DIR. docs/drivers-exec.md specifies what it reads and answers.
+# one line in $HOOK_DIR. docs/drivers.md specifies what it reads and answers.
 #
 # What it can't do: it knows no JSON, but cuts lines at the places where the fields are promised to
 # be. That is exact as long as no text has to be escaped. So it refuses, by an error of that object,

@@ -367,11 +367,8 @@ func (a *app) printOnce(d onceDocument) error {
 		if _, err := fmt.Fprintf(a.Out, "applied %s: %s\n", counted(d.Applied, "object"), applyingText(c)); err != nil {
 			return err
 		}
-		for _, f := range c.Failures {
-			fmt.Fprintf(a.Out, "  %s: %s (%s)\n", f.Key, f.Error, counted(uint64(f.Attempts), "attempt"))
-		}
-		if more := c.More(); more > 0 {
-			fmt.Fprintf(a.Out, "  and %d more\n", more)
+		if err := a.printFailed(c); err != nil {
+			return err
 		}
 	}
 	_, err := fmt.Fprintf(a.Out, "sent %s, received %s in %s and %.3f s\n",

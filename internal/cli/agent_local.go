@@ -54,7 +54,7 @@ func (a *app) agentStatusCommand() *cobra.Command {
 				_, err := fmt.Fprintf(a.Out, "%s only mirrors: its agent has no drivers\n", s.Host)
 				return err
 			}
-			return a.printApplying(string(s.Host), s.Applying)
+			return a.printApplying(s.Host, s.Applying)
 		})
 	c.Flags().BoolVar(&failed, "failed", false, "list all objects that have failed, instead")
 	return c
@@ -85,30 +85,17 @@ func (a *app) agentReleaseCommand() *cobra.Command {
 }
 
 // printApplying prints how far a host is, for people.
-func (a *app) printApplying(host string, c *desired.Convergence) error {
+func (a *app) printApplying(host desired.Name, c *desired.Convergence) error {
 	fmt.Fprintf(a.Out, "%s is %s\n", host, applyingText(c))
-	rows := [][2]string{
-		{"desired", c.Desired.String()}, {"applied", c.Applied.String()}, {"observed", c.Observed.String()},
-		{"objects", fmt.Sprintf("%d, %d pending, %d failed, %d unmanaged, %d drifted", c.Objects, c.Pending, c.Failed, c.Unmanaged, c.Drifted)},
-		{"drift", fmt.Sprintf("%d found, %d corrected since the agent started", c.Found, c.Corrected)},
-	}
-	for _, r := range rows {
-		fmt.Fprintf(a.Out, "  %-9s %s\n", r[0], r[1])
-	}
-	for _, f := range c.Failures {
-		fmt.Fprintf(a.Out, "  failed    %s: %s (%s)\n", f.Key, f.Error, counted(uint64(f.Attempts), "attempt"))
-	}
-	if more := c.More(); more > 0 {
-		fmt.Fprintf(a.Out, "  failed    %d more: --failed lists them\n", more)
-	}
-	return nil
+	a.printMatch(c, "espalier agent release "+c.Desired.String())
+	return a.printFailed(c)
 }
 
 // applyingText says in a sentence how far a host is.
 func applyingText(c *desired.Convergence) string {
 	var parts []string
 	if c.Reason != "" {
-		parts = append(parts, c.Reason)
+		parts = append(parts, printable(c.Reason))
 	}
 	if c.Pending > 0 {
 		parts = append(parts, fmt.Sprintf("%s pending", counted(c.Pending, "object")))
@@ -124,7 +111,7 @@ func (a *app) printFailures(all iter.Seq2[desired.Failure, error]) error {
 		if err == nil && a.output == "json" {
 			err = a.document(f)
 		} else if err == nil {
-			_, err = fmt.Fprintf(a.Out, "%s: %s (%s)\n", f.Key, f.Error, counted(uint64(f.Attempts), "attempt"))
+			_, err = fmt.Fprintf(a.Out, "%s: %s (%s)\n", printable(f.Key), printable(f.Error), counted(uint64(f.Attempts), "attempt"))
 		}
 		if err != nil {
 			return err
@@ -144,9 +131,9 @@ func (a *app) printPlan(plan iter.Seq2[agent.Step, error]) error {
 		if a.output == "json" {
 			err = a.document(s)
 		} else {
-			line := fmt.Sprintf("%-7s %s", s.Action, s.Key)
+			line := fmt.Sprintf("%-7s %s", s.Action, printable(s.Key))
 			if s.Why != "" {
-				line += " (" + s.Why + ")"
+				line += " (" + printable(s.Why) + ")"
 			}
 			_, err = fmt.Fprintln(a.Out, line)
 		}

@@ -39,6 +39,13 @@ type hostDocument struct {
 	Held     []heldDocument    `json:"held"`
 	Problems []desired.Problem `json:"problems,omitempty"`
 	More     uint32            `json:"more_problems,omitempty"`
+	// Progress is State of making true what is mirrored, and Applying what the host
+	// says of it; absent: it only mirrors.
+	Progress string               `json:"progress"`
+	Applying *desired.Convergence `json:"applying,omitempty"`
+	Paused   bool                 `json:"paused"` // as it is told
+	Why      string               `json:"why,omitempty"`
+	Release  string               `json:"release,omitempty"` // the root whose deletions it is told to carry out
 }
 
 // heldDocument is a set as a host holds it.
@@ -55,6 +62,10 @@ func hostOf(h wire.HostInfo) hostDocument {
 	d := hostDocument{
 		Host: h.Name, State: h.State.String(), Sets: h.List.Sets, Version: h.List.Version, Left: h.List.Left, Address: h.Address,
 		Agent: h.Report.Agent, Next: h.Next.Seconds(), Pace: h.Pace, Held: []heldDocument{}, Problems: h.Report.Problems, More: h.Report.More,
+		Progress: h.Progress().String(), Applying: h.Report.Applying, Paused: h.List.Paused, Why: h.List.Why,
+	}
+	if !h.List.Release.IsZero() {
+		d.Release = h.List.Release.String()
 	}
 	if !h.At.IsZero() {
 		at := h.At.UTC()
@@ -105,8 +116,8 @@ func (a *app) printNoHosts() error {
 }
 
 func (a *app) hostTable() table.Writer {
-	t := a.table("HOST", "STATE", "SETS", "REVISION", "LAST POLL", "NEXT AFTER", "WHY THEN", "PROBLEM")
-	numbers(t, 4)
+	t := a.table("HOST", "STATE", "APPLYING", "SETS", "REVISION", "LAST POLL", "NEXT AFTER", "WHY THEN", "PROBLEM")
+	numbers(t, 5)
 	return t
 }
 
@@ -123,21 +134,24 @@ func appendHost(t table.Writer, h wire.HostInfo) {
 		revisions = append(revisions, at)
 	}
 	t.AppendRow(table.Row{
-		h.Name, h.State, shortened(strings.Join(sets, " "), 40), shortened(strings.Join(revisions, ", "), 24), ago(h), waits(h.Next), h.Pace,
+		h.Name, h.State.String(), progressOf(h), shortened(strings.Join(sets, " "), 40), shortened(strings.Join(revisions, ", "), 24), ago(h), waits(h.Next), h.Pace,
 		shortened(printable(problemOf(h)), 60),
 	})
 }
 
-// problemOf returns the first of a host's problems, and how many there are.
+// problemOf returns the first of a host's problems, or of the objects that it could
+// not make true, and how many there are.
 func problemOf(h wire.HostInfo) string {
-	all := h.Report.Problems
-	if len(all) == 0 {
-		return ""
+	first, n := "", uint64(0)
+	if all := h.Report.Problems; len(all) > 0 {
+		first, n = all[0].Text, uint64(len(all))+uint64(h.Report.More)
+	} else if c := h.Report.Applying; c != nil && len(c.Failures) > 0 {
+		first, n = c.Failures[0].Key+": "+c.Failures[0].Error, c.Failed
 	}
-	if n := len(all) + int(h.Report.More); n > 1 {
-		return fmt.Sprintf("(1 of %d) %s", n, all[0].Text)
+	if n > 1 {
+		return fmt.Sprintf("(1 of %d) %s", n, first)
 	}
-	return all[0].Text
+	return first
 }
 
 // shortened returns text, cut to n characters.

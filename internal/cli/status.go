@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"iter"
 	"strings"
 	"time"
 
@@ -24,9 +25,9 @@ func (a *app) statusCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "status [HOST]",
 		Short: "Show how the fleet, or a host, fares",
-		Long: "Without HOST it counts the hosts by their state, and names those that are not in step. With HOST it shows what\n" +
-			"the host holds, what it reports, and when it polls next and why then. What a host holds is what it said with its\n" +
-			"last poll.",
+		Long: "Without HOST it counts the hosts by their state, and names those that are not in step, or have not made true\n" +
+			"what they hold. With HOST it shows what the host holds, how far it is with making that true, what it reports, and\n" +
+			"when it polls next and why then. What a host holds is what it said with its last poll.",
 		Args: func(c *cobra.Command, args []string) error {
 			if len(args) > 1 {
 				return misusef("%s takes one HOST at most, got %s\nsee '%s --help'", c.CommandPath(), counted(uint64(len(args)), "argument"), c.CommandPath())
@@ -73,17 +74,23 @@ func (a *app) watch(ctx context.Context, show func(context.Context) error) error
 type fleetDocument struct {
 	Hosts  int            `json:"hosts"`
 	States map[string]int `json:"states"`
-	// Stragglers are the first of those that are not in step.
+	// Progress counts the hosts by how they fare with making true what they mirror.
+	Progress map[string]int `json:"progress"`
+	// Stragglers are the first of those that are not in step, or not as they shall be.
 	Stragglers []hostDocument `json:"stragglers"`
 }
 
 func (a *app) fleetStatus(ctx context.Context) error {
-	d := fleetDocument{States: map[string]int{}, Stragglers: []hostDocument{}}
-	t := a.hostTable()
+	d := fleetDocument{States: map[string]int{}, Progress: map[string]int{}, Stragglers: []hostDocument{}}
+	t, look := a.hostTable(), 0
 	err := a.eachHost(ctx, func(h wire.HostInfo) error {
 		d.Hosts++
 		d.States[h.State.String()]++
-		if h.State != fleet.InStep && len(d.Stragglers) < maxStragglers {
+		d.Progress[h.Progress().String()]++
+		if !needsLook(h) {
+			return nil
+		}
+		if look++; look <= maxStragglers {
 			d.Stragglers = append(d.Stragglers, hostOf(h))
 			appendHost(t, h)
 		}
@@ -95,16 +102,13 @@ func (a *app) fleetStatus(ctx context.Context) error {
 	if a.output == "json" {
 		return a.document(d)
 	}
-	var states []string
-	for s := range fleet.States() {
-		if n := d.States[s.String()]; n > 0 {
-			states = append(states, fmt.Sprintf("%s %s", grouped(uint64(n)), s))
-		}
-	}
 	if d.Hosts == 0 {
 		return a.printNoHosts()
 	}
-	fmt.Fprintf(a.Out, "%s: %s\n", counted(uint64(d.Hosts), "host"), strings.Join(states, ", "))
+	fmt.Fprintf(a.Out, "%s: %s\n", counted(uint64(d.Hosts), "host"), tally(d.States, fleet.States()))
+	if d.Progress[fleet.OnlyMirrors.String()] < d.Hosts {
+		fmt.Fprintf(a.Out, "applying: %s\n", tally(d.Progress, fleet.AllProgress()))
+	}
 	if len(d.Stragglers) == 0 {
 		return nil
 	}
@@ -112,10 +116,21 @@ func (a *app) fleetStatus(ctx context.Context) error {
 	if err := a.printTable(t); err != nil {
 		return err
 	}
-	if more := d.Hosts - d.States[fleet.InStep.String()] - len(d.Stragglers); more > 0 {
+	if more := look - len(d.Stragglers); more > 0 {
 		fmt.Fprintf(a.Out, "and %s more: see 'espalier hosts'\n", grouped(uint64(more)))
 	}
 	return nil
+}
+
+// tally returns how many there are of what, leaving out what there is none of.
+func tally[T fmt.Stringer](counts map[string]int, all iter.Seq[T]) string {
+	var texts []string
+	for what := range all {
+		if n := counts[what.String()]; n > 0 {
+			texts = append(texts, fmt.Sprintf("%s %v", grouped(uint64(n)), what))
+		}
+	}
+	return strings.Join(texts, ", ")
 }
 
 func (a *app) hostStatus(ctx context.Context, name string) error {
@@ -138,14 +153,16 @@ func (a *app) hostStatus(ctx context.Context, name string) error {
 		fmt.Fprintln(a.Out)
 	}
 	a.printListState(h)
+	a.printOrders(h)
+	a.printProgress(h)
 	for _, p := range h.Report.Problems {
 		fmt.Fprintf(a.Out, "problem     %s\n", printable(p.Text))
 	}
 	if h.Report.More > 0 {
 		fmt.Fprintf(a.Out, "and %s\n", counted(uint64(h.Report.More), "problem"))
 	}
-	if len(h.Sets) == 0 {
-		return nil
+	if err := a.printFailed(h.Report.Applying); err != nil || len(h.Sets) == 0 {
+		return err
 	}
 	fmt.Fprintln(a.Out)
 	t := a.table("SET", "REVISION", "OF", "ROOT", "STATE")

@@ -355,11 +355,11 @@ func (a *app) login(ctx context.Context, token pki.Token) error {
 func (a *app) hostCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "host",
-		Short: "Say which sets a host mirrors, or shut it out: 'espalier host sets', 'espalier host revoke'",
+		Short: "Say what a host does: which sets it mirrors, whether it is paused, what it may delete; or shut it out",
 		Args:  exactArgs(),
 		RunE:  func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	c.AddCommand(a.hostSetsCommand(), a.revokeCommand(pki.RoleHost))
+	c.AddCommand(a.hostSetsCommand(), a.hostPauseCommand(), a.hostResumeCommand(), a.hostReleaseCommand(), a.revokeCommand(pki.RoleHost))
 	return c
 }
 

@@ -47,10 +47,14 @@ func TestRestart(t *testing.T) {
 	f := fleet.New(nil, nil)
 	for i := range 25 {
 		name := desired.Name(fmt.Sprintf("h%02d", i))
-		f.Poll(now, fleet.Poll{Host: name, Address: "::1", Held: []delta.Held{{Name: name, Number: uint64(i)}}, Report: &desired.Report{Agent: "v"}})
+		f.Poll(now, fleet.Poll{Host: name, Address: "::1", Held: []delta.Held{{Name: name, Number: uint64(i)}}, Report: &desired.Report{
+			Agent: "v", Applying: &desired.Convergence{Desired: desired.Digest{1}, State: desired.Waiting, Failed: 1, Failures: []desired.Failure{
+				{Key: "a", Error: "no", Attempts: 2, Since: time.UnixMilli(1_700_000_000_123).UTC()},
+			}, Stages: desired.Stages{Waited: 1234567 * time.Microsecond}},
+		}})
 		f.Paced(name, time.Minute, "burst")
 	}
-	lists := map[desired.Name]desired.List{"h03": desired.OwnList("h03").Next(0, []desired.Name{"base"}), "new": desired.OwnList("new").Next(0, []desired.Name{"base"})}
+	lists := map[desired.Name]desired.List{"h04": desired.OwnList("h04").Pause(0, "why"), "h03": desired.OwnList("h03").Next(0, []desired.Name{"base"}), "new": desired.OwnList("new").Next(0, []desired.Name{"base"})}
 	for host, list := range lists {
 		f.SetList(host, list)
 	}

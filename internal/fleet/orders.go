@@ -98,15 +98,8 @@ func (e *entry) guarded(root desired.Digest) (uint64, error) {
 	}
 	c := e.Report.Applying
 	if c.Desired != root {
-		return 0, fmt.Errorf("%w: %s wait for root %v by now, not for %v; look again before you release them",
-			ErrNotGuarded, deletions(c.Guarded), c.Desired, root)
+		return 0, fmt.Errorf("%w: by now deletions wait (%d) that lead to root %v, not to %v; look again before you release them",
+			ErrNotGuarded, c.Guarded, c.Desired, root)
 	}
 	return c.Guarded, nil
-}
-
-func deletions(n uint64) string {
-	if n == 1 {
-		return "1 deletion"
-	}
-	return fmt.Sprintf("%d deletions", n)
 }

@@ -155,7 +155,8 @@ func Open(o Options) (*Follower, error) {
 }
 
 // List returns the host's list of sets as it is in force, with what an operator has
-// ordered; of version 0 if the server never said. It is safe for concurrent use.
+// ordered; of version 0 if the server never said. It is not the caller's to change.
+// It is safe for concurrent use.
 func (f *Follower) List() desired.List { return *f.shown.Load() }
 
 // Report says how far the host is with making true what it mirrors; nil: it only

@@ -72,10 +72,7 @@ func (l *listener) since(n int) []asked {
 }
 
 // shelf is a disk with nothing on it but a list, and without room for a set.
-type shelf struct {
-	mu   sync.Mutex
-	list desired.List
-}
+type shelf struct{ list desired.List }
 
 func (s *shelf) List() (desired.List, error)            { return s.list, nil }
 func (s *shelf) Mirrored() ([]desired.Name, error)      { return nil, nil }

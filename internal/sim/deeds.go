@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"espalier/internal/desired"
+	"espalier/internal/fleet"
 	"espalier/store"
 )
 
@@ -51,7 +52,7 @@ var deeds = [...]struct {
 	do     func(w *World, r *rand.Rand)
 }{
 	commit:         {"a commit", 12, true, (*World).doCommit},
-	relist:         {"a new list of sets", 2, false, (*World).doRelist},
+	relist:         {"a new list of sets, or an order", 2, false, (*World).doRelist},
 	crashAgent:     {"an agent crashes", 3, false, (*World).doCrashAgent},
 	crashServer:    {"the server crashes", 3, false, (*World).doCrashServer},
 	keepSeen:       {"the server writes down how the hosts fared", 1, false, (*World).doKeepSeen},
@@ -93,7 +94,12 @@ func (w *World) doRelist(r *rand.Rand) {
 	a := w.anAgent(r)
 	all := append([]desired.Name{a.name}, shared...)
 	r.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
-	w.relist(a, all[:1+r.IntN(len(all))])
+	sets := all[:1+r.IntN(len(all))]
+	if r.IntN(3) > 0 {
+		w.relist(a, sets)
+	} else {
+		w.order(a, fleet.Pause+fleet.OrderKind(r.IntN(2)))
+	}
 }
 
 func (w *World) doCrashAgent(r *rand.Rand) {

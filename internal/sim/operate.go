@@ -3,10 +3,12 @@ package sim
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 
 	"espalier/internal/desired"
+	"espalier/internal/fleet"
 	"espalier/internal/sim/memory"
 	"espalier/store"
 )
@@ -145,12 +147,36 @@ func (w *World) relist(a *agent, sets []desired.Name) {
 		return
 	}
 	_, next, err := w.server.fleet.Next(a.name, sets)
+	if err == nil && next.Orders != w.oracle.list(a.name).Orders {
+		err = errors.New("it takes back what was ordered")
+	}
 	if err != nil {
 		w.fail("the next list of %s: %v", a.name, err)
 		return
 	}
-	err = w.server.sets.PutList(a.name, next)
-	w.say("operator", "makes version %d of the list of %s: %v, %v", next.Version, a.name, next.Sets, err)
+	w.putList(a, next)
+}
+
+// order tells a host to pause or to go on.
+func (w *World) order(a *agent, what fleet.OrderKind) {
+	if !w.server.up {
+		return
+	}
+	_, next, _, err := w.server.fleet.Order(a.name, fleet.Order{Kind: what})
+	if err == nil && (!slices.Equal(next.Sets, w.oracle.list(a.name).Sets) || next.Paused != (what == fleet.Pause)) {
+		err = fmt.Errorf("it leads to %+v", next)
+	}
+	if err != nil {
+		w.fail("an order to %s to %v: %v", a.name, what, err)
+		return
+	}
+	w.putList(a, next)
+}
+
+// putList makes a list the host's that the fleet has worked out.
+func (w *World) putList(a *agent, next desired.List) {
+	err := w.server.sets.PutList(a.name, next)
+	w.say("operator", "makes version %d of the list of %s: %v, paused %v, %v", next.Version, a.name, next.Sets, next.Paused, err)
 	switch {
 	case errors.Is(err, memory.ErrCrashed):
 		w.oracle.maybe[a.name] = next

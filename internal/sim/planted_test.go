@@ -82,7 +82,15 @@ var planted = []struct{ what, file, text, instead string }{
 	},
 	{
 		"a list's version is given twice", "internal/fleet/fleet.go",
-		"next = old.Next(min(seen, old.Version+maxLead), sets)", "next = old.Next(0, sets)",
+		"return e.List, min(e.ListVersion, e.List.Version+maxLead), odd, nil", "return e.List, 0, odd, nil",
+	},
+	{
+		"a new list of sets takes back what a host was told", "internal/desired/list.go",
+		"Sets: slices.Clone(sets), Orders: l.Orders}", "Sets: slices.Clone(sets)}",
+	},
+	{
+		"a host isn't told to pause", "internal/wire/host.go",
+		"Paused: m.GetPaused()", "Paused: false",
 	},
 
 	// What they say to each other.

@@ -131,6 +131,9 @@ func (w *World) convergedAgent(a *agent) {
 	if list.Version != has.Version {
 		w.fail("invariant 4: %s has version %d of its list, and the server %d", a.name, has.Version, list.Version)
 	}
+	if list.Orders != has.Orders {
+		w.fail("invariant 4: %s was told %+v, and the server told %+v", a.name, has.Orders, list.Orders)
+	}
 	for _, set := range a.mirrored() {
 		if !slices.Contains(list.Sets, set) {
 			w.fail("invariant 4: %s still mirrors %s, which has left its list", a.name, set)

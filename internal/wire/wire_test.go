@@ -72,7 +72,9 @@ func TestPullRoundTrip(t *testing.T) {
 }
 
 func TestPollRoundTrip(t *testing.T) {
-	report := desired.Report{Agent: "v1", Problems: []desired.Problem{{Set: "b", Text: "no", Refused: true}, {Text: "list"}}, More: 2}
+	report := desired.Report{
+		Agent: "v1", Problems: []desired.Problem{{Set: "b", Text: "no", Refused: true}, {Text: "list"}}, More: 2, Applying: convergence(),
+	}
 	for _, named := range []bool{false, true} {
 		want := wire.Poll{
 			Host: "a", Held: []delta.Held{{Name: "a", Epoch: 1, Number: 2, Root: 3}, {Name: "b", Gone: true}},
@@ -102,11 +104,14 @@ func TestPollAnswerRoundTrip(t *testing.T) {
 	want := wire.PollAnswer{
 		Next: 1500 * time.Millisecond,
 		Sets: []wire.Answer{
-			{Status: wire.StatusDelta, Number: 3, Root: head.Root, Frame: []byte{0, 1}},
-			{Index: 1, Status: wire.StatusPull, Head: head},
+			{Status: wire.StatusDelta, Number: 3, Root: head.Root, Frame: []byte{0, 1}, Age: 1234 * time.Millisecond},
+			{Index: 1, Status: wire.StatusPull, Head: head, Age: 400 * 24 * time.Hour},
 			{Index: 2, Status: wire.StatusUnknown},
 		},
-		List: &desired.List{Version: 2, Sets: []desired.Name{"a", "b"}, Left: []desired.Name{"c"}},
+		List: &desired.List{
+			Version: 2, Sets: []desired.Name{"a", "b"}, Left: []desired.Name{"c"},
+			Orders: desired.Orders{Paused: true, Why: "ü", Release: head.Root, Released: 1},
+		},
 		Tell: true,
 		Held: true,
 	}
@@ -123,9 +128,24 @@ func TestPollAnswerRoundTrip(t *testing.T) {
 	if _, err := wire.PollAnswerFromWire(wire.PollAnswerToWire(want), 2); !errors.Is(err, delta.ErrProtocol) {
 		t.Errorf("more answers than sets: %v, want %v", err, delta.ErrProtocol)
 	}
+	for age, want := range map[uint64]time.Duration{0: 0, 1: time.Millisecond, math.MaxUint64: math.MaxInt64 / time.Millisecond * time.Millisecond} {
+		got, err := wire.PollAnswerFromWire(&espalierv1.PollResponse{Sets: []*espalierv1.SetAnswer{{Status: 2, AgeMs: age}}}, 1)
+		if err != nil || got.Sets[0].Age != want {
+			t.Errorf("an age of %d ms came as %v, %v, want %v", age, got.Sets, err, want)
+		}
+	}
 	bad := wire.PollAnswer{List: &desired.List{Version: 1}}
 	if _, err := wire.PollAnswerFromWire(wire.PollAnswerToWire(bad), 0); !errors.Is(err, delta.ErrProtocol) {
 		t.Errorf("an empty list of sets: %v, want %v", err, delta.ErrProtocol)
+	}
+	for name, m := range map[string]*espalierv1.HostList{
+		"a short root":         {Version: 1, Sets: []string{"a"}, Release: []byte{1}, Released: 1},
+		"a release of nothing": {Version: 1, Sets: []string{"a"}, Released: 1},
+		"a reason alone":       {Version: 1, Sets: []string{"a"}, Why: "x"},
+	} {
+		if _, err := wire.ListFromWire(m); !errors.Is(err, delta.ErrProtocol) {
+			t.Errorf("orders with %s: %v, want %v", name, err, delta.ErrProtocol)
+		}
 	}
 }
 
@@ -134,7 +154,7 @@ func TestHostRoundTrip(t *testing.T) {
 	want := fleet.Host{
 		Name: "a", List: desired.List{Version: 3, Sets: []desired.Name{"base", "a"}, Left: []desired.Name{"old"}},
 		At: now.Add(-time.Second), Address: "10.0.0.1", Held: []delta.Held{{Name: "base", Number: head.Number, Epoch: head.Epoch.Prefix(), Root: head.Root.Prefix()}, {Name: "a"}},
-		ListVersion: 2, ListState: fleet.ListBehind, Report: desired.Report{Agent: "v1", Problems: []desired.Problem{{Text: "no"}}},
+		ListVersion: 2, ListState: fleet.ListBehind, Report: desired.Report{Agent: "v1", Problems: []desired.Problem{{Text: "no"}}, Applying: convergence()},
 		Next: 30 * time.Second, Pace: "objective",
 	}
 	m := over(t, wire.HostToWire(want, now, func(name desired.Name) (desired.Head, error) {
@@ -215,7 +235,7 @@ func TestErrorsKeepWhatTheyMatch(t *testing.T) {
 		desired.ErrInvalid, delta.ErrProtocol, delta.ErrTooDifferent, merkle.ErrOrder, merkle.ErrTooWide, wire.ErrNoObject,
 		store.ErrNotFound, store.ErrConflict, store.ErrTooManyDeletes, store.ErrCycle, store.ErrRequestReused, store.ErrQuarantined,
 		store.ErrCorrupt, store.ErrFormat, store.ErrDiskFull, spool.ErrDiskFull,
-		wire.ErrOtherToken, wire.ErrUnsupported,
+		wire.ErrOtherToken, wire.ErrUnsupported, fleet.ErrNotGuarded,
 	} {
 		got := wire.FromStatus(wire.ToStatus(fmt.Errorf("set s: %w, so there", want)))
 		says := fmt.Sprintf("set s: %v, so there", want)
@@ -336,7 +356,12 @@ func FuzzFromWire(f *testing.F) {
 	add(wire.PullRequestToWire(delta.Request{Open: &delta.Open{Set: "s", Mode: delta.Since, Base: head.Revision, Width: 4}}))
 	add(wire.PullResponseToWire(delta.Response{Begin: &delta.Begin{Mode: delta.Full, Head: head}}))
 	add(wire.PollToWire(wire.Poll{Host: "a", Held: []delta.Held{{Name: "a", Number: 2}}, Report: &desired.Report{Problems: []desired.Problem{{Text: "x"}}}}, true))
+	add(wire.PollToWire(wire.Poll{Host: "a", Report: &desired.Report{Applying: convergence()}}, true))
 	add(wire.PollAnswerToWire(wire.PollAnswer{Sets: []wire.Answer{{Status: wire.StatusPull, Head: head}}, List: &desired.List{Version: 1, Sets: []desired.Name{"a"}}}))
+	add(wire.PollAnswerToWire(wire.PollAnswer{List: &desired.List{
+		Version: 1, Sets: []desired.Name{"a"}, Orders: desired.Orders{Paused: true, Why: "x", Release: head.Root, Released: 1},
+	}}))
+	add(&espalierv1.SetOrdersRequest{Host: "a", Order: espalierv1.SetOrdersRequest_ORDER_RELEASE, Root: head.Root[:], Why: "x"})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var request espalierv1.PullRequest
 		if proto.Unmarshal(b, &request) == nil {
@@ -360,7 +385,15 @@ func FuzzFromWire(f *testing.F) {
 		}
 		var answer espalierv1.PollResponse
 		if proto.Unmarshal(b, &answer) == nil {
-			_, _ = wire.PollAnswerFromWire(&answer, 3)
+			if p, err := wire.PollAnswerFromWire(&answer, 3); err == nil && p.List != nil && p.List.Check() != nil {
+				t.Errorf("a list of sets that can't be one: %+v", p.List)
+			}
+		}
+		var orders espalierv1.SetOrdersRequest
+		if proto.Unmarshal(b, &orders) == nil {
+			if r, err := wire.OrdersFromWire(&orders); err == nil && r.Order.Check() != nil {
+				t.Errorf("an order that can't be one: %+v", r)
+			}
 		}
 		var terms espalierv1.CommitTerms
 		if proto.Unmarshal(b, &terms) == nil {

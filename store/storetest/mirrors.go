@@ -277,7 +277,7 @@ func hostLists(t *testing.T, f *folder) {
 	if l, err := f.disk.List(); err != nil || l.Version != 0 {
 		t.Errorf("List of none = %v, %v", l, err)
 	}
-	want := desired.List{Version: 3, Sets: []desired.Name{"a", "set"}, Left: []desired.Name{"b"}}
+	want := desired.List{Version: 3, Sets: []desired.Name{"a", "set"}, Left: []desired.Name{"b"}}.Pause(0, "why").ReleaseRoot(0, desired.Digest{1})
 	if err := f.disk.WriteList(want); err != nil {
 		t.Fatal(err)
 	}

@@ -283,6 +283,9 @@ func restores(t *testing.T, s Sets, again func() Sets) {
 func lists(t *testing.T, s Sets, again func() Sets) {
 	for version := range uint64(3) {
 		l := desired.List{Version: version, Sets: []desired.Name{"a", "b"}, Left: []desired.Name{"c"}}
+		if version == 2 {
+			l = l.Pause(0, "why").ReleaseRoot(0, desired.Digest{1})
+		}
 		if err := s.PutList("host", l); err != nil {
 			t.Fatal(err)
 		}

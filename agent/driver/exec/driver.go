@@ -1,6 +1,6 @@
 // Package exec lets a program of the operator's make objects true: it is given
 // changes as JSON lines on its standard input, and answers for each on its
-// standard output. docs/drivers-exec.md specifies both for who writes a program.
+// standard output. docs/drivers.md specifies both for who writes a program.
 //
 // The program is told at least once: what it was given may come again that it
 // did already, after a crash of its own or of the host, or where its answer was

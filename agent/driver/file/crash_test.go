@@ -100,7 +100,7 @@ func churn(root string) error {
 // one version or another, and the next one cleans up.
 func TestKill(t *testing.T) {
 	root := t.TempDir()
-	left, kills := 0, 60
+	left, kills := 0, 30
 	if testing.Short() {
 		kills = 10
 	}

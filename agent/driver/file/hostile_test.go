@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -291,4 +292,33 @@ func TestCase(t *testing.T) {
 	}
 	h.holds("sub/Name", "one", 0o644)
 	h.holds("sub/X", "one", 0o644)
+}
+
+// TestTogether empties and fills the same folders from several goroutines: a folder
+// that one removes while another is about to use it is made anew.
+func TestTogether(t *testing.T) {
+	h := newHost(t, file.Options{})
+	var wait sync.WaitGroup
+	for worker := range 4 {
+		wait.Go(func() {
+			name := fmt.Sprintf("a/b/%d/x", worker%2) + fmt.Sprint(worker)
+			for range 100 {
+				key := "files/" + name
+				made := h.driver.Apply(t.Context(), []driver.Change{{Key: key, Name: name, Object: object(name)}})
+				if made[0].Err != nil {
+					t.Errorf("apply %s: %v", name, made[0].Err)
+					return
+				}
+				gone := h.driver.Apply(t.Context(), []driver.Change{{Key: key, Name: name, Note: made[0].Note}})
+				if gone[0].Err != nil {
+					t.Errorf("delete %s: %v", name, gone[0].Err)
+					return
+				}
+			}
+		})
+	}
+	wait.Wait()
+	if left, err := os.ReadDir(h.root); len(left) > 0 || err != nil {
+		t.Errorf("in the end %v is left, %v", left, err)
+	}
 }

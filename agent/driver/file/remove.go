@@ -34,7 +34,7 @@ func (b *batch) remove(w *work) error {
 	if err != nil {
 		return explain("look at", b.t.full(w.Name), err)
 	}
-	if !w.known && !(w.Doubt && replaceable(&st) && b.t.marked(f, w.base, &st)) {
+	if !w.known && (!w.Doubt || !replaceable(&st) || !b.t.marked(f, w.base, &st)) {
 		w.done = true
 		return nil
 	}

@@ -39,10 +39,11 @@ func (h *host) scan(contents bool) map[string]driver.Finding {
 func (h *host) tryScan(ctx context.Context, contents bool, spend func() error) (map[string]driver.Finding, int, error) {
 	var mu sync.Mutex
 	found, objects, bytes := map[string]driver.Finding{}, 0, 0
+	notes := maps.Clone(h.notes)
 	err := h.driver.Scan(ctx, driver.Scan{
 		Objects: func(yield func(driver.Known, error) bool) {
-			for _, name := range slices.Sorted(maps.Keys(h.notes)) {
-				if !yield(driver.Known{Key: "files/" + name, Name: name, Note: h.notes[name]}, nil) {
+			for _, name := range slices.Sorted(maps.Keys(notes)) {
+				if !yield(driver.Known{Key: "files/" + name, Name: name, Note: notes[name]}, nil) {
 					return
 				}
 			}
@@ -305,7 +306,7 @@ func (h *host) drift(r *rand.Rand) {
 		case 0:
 			os.Remove(h.path(name))
 		case 1:
-			os.Chmod(h.path(name), 0o7) //nolint:errcheck // of a link it is that of nothing
+			os.Chmod(h.path(name), 0o7) // of a link it is that of nothing
 		default:
 			os.Remove(h.path(name))
 			h.write(name, "drifted")

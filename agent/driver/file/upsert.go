@@ -12,8 +12,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// prepare finds out what is at a name, and writes what shall be beside it.
+// prepare finds out what is at a name, and writes what shall be beside it. If the
+// folder goes meanwhile, as another call may have emptied it, it is made anew.
 func (b *batch) prepare(w *work) error {
+	err := b.prepareOnce(w)
+	for range folderAttempts {
+		if !errors.Is(err, unix.ENOENT) {
+			break
+		}
+		b.t.flush()
+		err = b.prepareOnce(w)
+	}
+	return err
+}
+
+func (b *batch) prepareOnce(w *work) error {
 	f, err := b.t.makeFolder(w.dir)
 	if err != nil {
 		return err
@@ -39,7 +52,7 @@ func (b *batch) prepare(w *work) error {
 			return err
 		}
 	}
-	if !w.known && !b.t.driver.options.Adopt && !(w.Doubt && b.t.marked(f, w.base, &w.before)) {
+	if !w.known && !b.t.driver.options.Adopt && (!w.Doubt || !b.t.marked(f, w.base, &w.before)) {
 		return b.foreign(f, w, &w.before)
 	}
 	return b.write(f, w)

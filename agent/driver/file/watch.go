@@ -83,11 +83,8 @@ func (d *Driver) Watch(ctx context.Context, touched func(name string)) error {
 	w := &watcher{driver: d, fd: fd, touched: touched, dirs: map[int32]string{}}
 	d.watched.restart()
 	stop := context.AfterFunc(ctx, func() { _ = in.SetReadDeadline(time.Unix(1, 0)) }) // it can: inotify is pollable
-	defer func() {
-		stop()
-		in.Close()
-	}()
-	return w.run(ctx, in)
+	defer stop()
+	return errors.Join(w.run(ctx, in), in.Close())
 }
 
 type watcher struct {

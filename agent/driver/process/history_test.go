@@ -27,7 +27,6 @@ type history struct {
 	told   []string
 	should map[int]string
 	pids   map[int]int // of those that nobody has touched since
-	exists bool
 }
 
 // TestHistories holds the driver against an oracle: whatever is asked for, and

@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -156,7 +157,7 @@ func (w *world) watch() <-chan string {
 	go func() { done <- d.Watch(ctx, func(name string) { touched <- name }) }()
 	w.t.Cleanup(func() {
 		cancel()
-		if err := <-done; err != context.Canceled {
+		if err := <-done; !errors.Is(err, context.Canceled) {
 			w.t.Errorf("Watch() = %v, want the end of its context", err)
 		}
 	})

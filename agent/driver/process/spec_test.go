@@ -167,8 +167,13 @@ func TestFileNames(t *testing.T) {
 		name, file string
 		want       bool
 	}{
-		{"a", "a.0.log", true}, {"a", "a.12.log.3", true}, {"a", "a.0.log.0.log", false}, {"a", "b.a.0.log", false}, {"a", "a.log", false},
-		{"a.0.log", "a.0.log.1", false}, {"a.0.log", "a.0.log.1.log", true},
+		{"a", "a.0.log", true},
+		{"a", "a.12.log.3", true},
+		{"a", "a.0.log.0.log", false},
+		{"a", "b.a.0.log", false},
+		{"a", "a.log", false},
+		{"a.0.log", "a.0.log.1", false},
+		{"a.0.log", "a.0.log.1.log", true},
 	} {
 		if got := process.LogPattern(c.name).MatchString(c.file); got != c.want {
 			t.Errorf("a log of %q is called %q: %t, want %t", c.name, c.file, got, c.want)
