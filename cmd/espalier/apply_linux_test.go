@@ -146,7 +146,9 @@ func TestOffline(t *testing.T) {
 	if err := os.WriteFile(m.file("b"), []byte("other"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	c = m.await("what goes while it looks is back", func(c desired.Convergence) bool { return m.isConverged(c) && c.Corrected == c.Found && c.Corrected >= 2 })
+	c = m.await("what goes while it looks is back", func(c desired.Convergence) bool {
+		return m.isConverged(c) && c.Corrected == c.Found && c.Corrected >= 2
+	})
 	m.wants("b", "b")
 
 	m.server = serve(t, filepath.Join(m.dir, "server"))
@@ -314,4 +316,3 @@ func TestTrouble(t *testing.T) {
 		t.Errorf("agent status --failed: %+v, want nothing", r)
 	}
 }
-
