@@ -159,7 +159,10 @@ func (a *Applier) scanOnce(ctx context.Context, r *Route, s driver.Scanner, b bu
 	done := make(chan struct{})
 	group.Go(func() error {
 		defer close(done)
-		return a.scan(ctx, r, s, b, a.made(r))
+		if err := a.scan(ctx, r, s, b, a.made(r)); err != nil && ctx.Err() == nil {
+			a.log.Error("look for drift", "driver", r.Name, "error", err) // which is no reason to leave the rest as it is
+		}
+		return nil
 	})
 	group.Go(func() error {
 		for over := false; ; {

@@ -298,9 +298,10 @@ func (r *agentRun) showApplying(g *agent.Agent) (stop func()) {
 	}
 }
 
-// plan syncs and prints what would be done. An agent that runs in the folder is
-// asked instead.
+// plan syncs, looks for drift, and prints what would be done. An agent that runs in
+// the folder is asked instead.
 func (r *agentRun) plan(ctx context.Context) error {
+	r.config.Policy.Detect = true
 	g, _, err := r.sync(ctx)
 	if errors.Is(err, store.ErrInUse) {
 		if err := r.printPlan(onhost.NewClient(r.options.Dir).Plan(ctx)); !errors.Is(err, onhost.ErrNotRunning) {
@@ -313,6 +314,11 @@ func (r *agentRun) plan(ctx context.Context) error {
 	}
 	if err != nil {
 		r.options.Logger.Warn("not in step with the server; this is what is mirrored", "error", err)
+	}
+	if len(r.config.Routes) > 0 {
+		if _, err := g.Apply(ctx); err != nil {
+			return errors.Join(err, g.Close())
+		}
 	}
 	return errors.Join(err, r.printPlan(g.Plan()), g.Close())
 }

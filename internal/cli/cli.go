@@ -23,6 +23,7 @@ import (
 	"espalier/internal/delta"
 	"espalier/internal/desired"
 	"espalier/internal/fleet"
+	"espalier/internal/onhost"
 	"espalier/internal/pki"
 	"espalier/internal/wire"
 	"espalier/store"
@@ -202,7 +203,7 @@ func exitStatus(err error) int {
 		return exitFailed
 	case errors.As(err, &m), errors.Is(err, desired.ErrInvalid):
 		return exitMisuse
-	case errors.As(err, &r), errors.Is(err, store.ErrConflict), errors.Is(err, store.ErrTooManyDeletes), errors.Is(err, fleet.ErrNotGuarded),
+	case errors.As(err, &r), errors.Is(err, onhost.ErrRefused), errors.Is(err, store.ErrConflict), errors.Is(err, store.ErrTooManyDeletes), errors.Is(err, fleet.ErrNotGuarded),
 		errors.Is(err, store.ErrCycle), errors.Is(err, store.ErrRequestReused), errors.Is(err, store.ErrForked), errors.Is(err, store.ErrNoToken),
 		errors.Is(err, wire.ErrOtherToken),
 		errors.Is(err, wire.ErrDenied), errors.Is(err, agent.ErrNotJoined), errors.Is(err, agent.ErrUnsafe), impostor(err):

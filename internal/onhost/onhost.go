@@ -16,7 +16,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -115,15 +114,6 @@ func listen(dir string) (net.Listener, error) {
 		return nil, errors.Join(err, l.Close())
 	}
 	return l, nil
-}
-
-// short returns a path of the socket that is short enough, good until done is called.
-func short(dir string) (path string, done func(), err error) {
-	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return "", nil, &fs.PathError{Op: "open", Path: dir, Err: err}
-	}
-	return filepath.Join("/proc/self/fd", fmt.Sprint(fd), socketFile), func() { _ = unix.Close(fd) }, nil
 }
 
 func handler(host desired.Name, a Agent) http.Handler {
@@ -279,10 +269,7 @@ func (c *Client) ask(ctx context.Context, method, what string, v any) (io.ReadCl
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		if ctx.Err() == nil {
-			err = fmt.Errorf("%w in %s: %w", ErrNotRunning, c.dir, errors.Unwrap(err))
-		}
-		return nil, err
+		return nil, c.explain(ctx, err)
 	}
 	if resp.StatusCode == http.StatusOK {
 		return resp.Body, nil
@@ -293,6 +280,22 @@ func (c *Client) ask(ctx context.Context, method, what string, v any) (io.ReadCl
 		return nil, fmt.Errorf("the agent's answer: %s", resp.Status)
 	}
 	return nil, fmt.Errorf("%w: %s", ErrRefused, no.Error)
+}
+
+// explain says why the agent could not be asked.
+func (c *Client) explain(ctx context.Context, err error) error {
+	var path *fs.PathError
+	switch {
+	case ctx.Err() != nil:
+		return err
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("ask the agent in %s: %w: run this as the agent's user", c.dir, fs.ErrPermission)
+	case errors.As(err, &path): // there is not even a folder
+		return fmt.Errorf("%w in %s: %w", ErrNotRunning, c.dir, path.Err)
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ECONNREFUSED):
+		return fmt.Errorf("%w in %s", ErrNotRunning, c.dir)
+	}
+	return fmt.Errorf("ask the agent in %s: %w", c.dir, errors.Unwrap(err))
 }
 
 // lines asks for what comes as a document a line.

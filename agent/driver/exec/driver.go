@@ -10,6 +10,7 @@ package exec
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"path/filepath"
@@ -130,16 +131,18 @@ func (p *program) Apply(ctx context.Context, changes []driver.Change) []driver.R
 				continue
 			}
 			if err := b.add(requestOf(c), i); err != nil {
-				results[i].Err = err
+				results[i] = driver.Result{Err: err, Untouched: true}
 			}
 		}
 	}
 	err := p.run(ctx, b)
+	var never notBegun
+	untouched := errors.As(err, &never)
 	for _, a := range b.asked {
 		r := &results[a.index]
 		switch {
 		case !a.answered:
-			r.Err = err
+			r.Err, r.Untouched = err, untouched
 		case a.answer.err != nil:
 			r.Err = a.answer.err
 		case !changes[a.index].Deleted():

@@ -483,7 +483,7 @@ func TestNotStarted(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, r := range d.Apply(t.Context(), changes("a", "b")) {
-			if r.Err == nil || !strings.Contains(r.Err.Error(), c.want) || !strings.Contains(r.Err.Error(), c.command) {
+			if r.Err == nil || !r.Untouched || !strings.Contains(r.Err.Error(), c.want) || !strings.Contains(r.Err.Error(), c.command) {
 				t.Errorf("Apply by %s = %v, want %q", c.command, r.Err, c.want)
 			}
 		}

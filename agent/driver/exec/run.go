@@ -17,6 +17,11 @@ import (
 // errFlood is why a program is ended that doesn't stop writing.
 var errFlood = errors.New("it wrote more than its answers can be")
 
+// notBegun is why a run did nothing at all.
+type notBegun struct{ error }
+
+func (e notBegun) Unwrap() error { return e.error }
+
 // run is one run of the program.
 type run struct {
 	*program
@@ -29,10 +34,11 @@ type run struct {
 }
 
 // run runs the program for a batch, and returns once nothing is left of it. Its
-// error says why what it did not answer is not done.
+// error says why what it did not answer is not done; it is a notBegun if the program
+// never ran.
 func (p *program) run(ctx context.Context, b *batch) error {
 	if err := ctx.Err(); err != nil {
-		return fmt.Errorf("not begun: %w", context.Cause(ctx))
+		return notBegun{fmt.Errorf("not begun: %w", context.Cause(ctx))}
 	}
 	if len(b.asked) == 0 {
 		return nil
@@ -45,7 +51,7 @@ func (p *program) run(ctx context.Context, b *batch) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	if err := r.start(); err != nil {
-		return explainStart(p.options.Command[0], p.options.Dir, err)
+		return notBegun{explainStart(p.options.Command[0], p.options.Dir, err)}
 	}
 	err := r.converse(ctx)
 	r.tell(err)

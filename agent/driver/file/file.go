@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -34,6 +35,7 @@ type Driver struct {
 	names     atomic.Uint32 // the last of them
 	opened    time.Time     // what is older and temporary is left over
 	fallback  atomic.Bool   // there is no openat2
+	probe     sync.Once     // for markName
 	markName  string
 	noMarks   bool // for tests: there are no extended attributes
 	// each says that this system's syncfs does not tell of what went wrong.
@@ -58,7 +60,9 @@ var (
 	_ driver.Batcher = (*Driver)(nil)
 )
 
-// New returns a driver that works below o.Root, which has to be a folder.
+// New returns a driver that works below o.Root. Where there is nothing yet, as what
+// is yet to be mounted, objects fail until there is; anything but a folder is an
+// error.
 func New(o Options) (*Driver, error) {
 	if o.Root == "" {
 		return nil, fmt.Errorf("%w root of files: it is empty; name a folder", desired.ErrInvalid)
@@ -82,12 +86,14 @@ func New(o Options) (*Driver, error) {
 		opened: time.Now(), each: oldSyncfs(), swept: map[string]struct{}{}, suspect: map[string]struct{}{},
 		addWatch: unix.InotifyAddWatch, few: fewFiles,
 	}
-	t, err := d.tree()
-	if err != nil {
+	switch t, err := d.tree(); {
+	case errors.Is(err, unix.ENOENT):
+		o.Logger.Warn("objects fail until the root folder is there", "error", err)
+	case err != nil:
 		return nil, err
+	default:
+		t.close()
 	}
-	defer t.close()
-	d.markName = markName(t.root.fd)
 	return d, nil
 }
 
@@ -152,7 +158,7 @@ func (d *Driver) Apply(ctx context.Context, changes []driver.Change) []driver.Re
 	t, err := d.tree()
 	if err != nil {
 		for i := range results {
-			results[i].Err = err
+			results[i] = driver.Result{Err: err, Untouched: true}
 		}
 		return results
 	}

@@ -281,7 +281,6 @@ func TestNew(t *testing.T) {
 		want string
 	}{
 		{file.Options{}, "it is empty"},
-		{file.Options{Root: filepath.Join(dir, "none")}, "create it, or mount what holds it"},
 		{file.Options{Root: filepath.Join(dir, "file")}, "not a directory"},
 		{file.Options{Root: dir, MaxWatches: -1}, "less than 0"},
 		{file.Options{Root: dir, Unmanaged: []string{"a/[b"}}, `segment "[b" is malformed`},
@@ -298,6 +297,29 @@ func TestNew(t *testing.T) {
 	}
 	if b := d.Batching(); b.Objects < 100 || b.Bytes < desired.MaxValueBytes || b.Parallel < 1 {
 		t.Errorf("Batching() = %+v", b)
+	}
+}
+
+// TestLateRoot begins before its root is there.
+func TestLateRoot(t *testing.T) {
+	root := filepath.Join(t.TempDir(), "late")
+	d, err := file.New(file.Options{Root: root})
+	if err != nil {
+		t.Fatal(err)
+	}
+	changes := []driver.Change{{Key: "files/a/b", Name: "a/b", Object: object("x"), ID: "1"}}
+	r := d.Apply(t.Context(), changes)
+	if r[0].Err == nil || !r[0].Untouched || !strings.Contains(r[0].Err.Error(), "create it, or mount what holds it") {
+		t.Errorf("Apply below what isn't there = %+v", r[0])
+	}
+	if err := os.Mkdir(root, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if r := d.Apply(t.Context(), changes); r[0].Err != nil {
+		t.Errorf("Apply below what is there by now = %v", r[0].Err)
+	}
+	if b, err := os.ReadFile(filepath.Join(root, "a", "b")); err != nil || string(b) != "x" {
+		t.Errorf("it holds %q, %v", b, err)
 	}
 }
 

@@ -48,6 +48,7 @@ func (d *Driver) tree() (*tree, error) {
 		t.close()
 		return nil, explainRoot(d.options.Root, err)
 	}
+	d.probe.Do(func() { d.markName = markName(fd) })
 	return t, nil
 }
 
