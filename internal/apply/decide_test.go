@@ -3,6 +3,7 @@ package apply
 import (
 	"fmt"
 	"iter"
+	"math/rand/v2"
 	"slices"
 	"testing"
 
@@ -267,5 +268,50 @@ func combinations(n, m int) iter.Seq[[]int] {
 				return
 			}
 		}
+	}
+}
+
+// TestOrderCycles holds what is found of cycles against what is there: none is
+// where there is none, and what is found is one.
+func TestOrderCycles(t *testing.T) {
+	for range 300 {
+		seed := rand.Uint64()
+		rng := rand.New(rand.NewPCG(seed, 0))
+		n, o, after := 2+rng.IntN(8), newOrder(), map[string][]string{}
+		for i := range n {
+			var others []string
+			for j := range n {
+				if rng.IntN(2*n) == 0 || i == j+1 && rng.IntN(3) == 0 {
+					others = append(others, fmt.Sprint(j))
+				}
+			}
+			if len(others) > 0 {
+				after[fmt.Sprint(i)] = others
+				o.wait(fmt.Sprint(i), others)
+			}
+		}
+		cycles := o.cycles()
+		for _, cycle := range cycles {
+			for i, key := range cycle {
+				if next := cycle[(i+1)%len(cycle)]; !slices.Contains(after[key], next) {
+					t.Fatalf("seed %#x: cycles of %v = %q, but %s is not after %s", seed, after, cycles, key, next)
+				}
+			}
+		}
+		for i := range n { // those that wait for nothing are done
+			if key := fmt.Sprint(i); o.waits[key] == 0 {
+				finish(o, key)
+			}
+		}
+		if found := len(cycles) > 0; found != (o.waiting() > 0) {
+			t.Fatalf("seed %#x: cycles of %v = %q, and %d can't be done", seed, after, cycles, o.waiting())
+		}
+	}
+}
+
+// finish has a key be done, and all that wait for nothing else.
+func finish(o *order, key string) {
+	for _, next := range o.done(key) {
+		finish(o, next)
 	}
 }

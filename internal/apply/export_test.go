@@ -8,13 +8,17 @@ func (a *Applier) Dump() string {
 	for key, at := range a.retries.all {
 		text += fmt.Sprintf("%s: %+v\n", key, *at)
 	}
-	for s, err := range a.Plan() {
-		text += fmt.Sprintf("plan %+v %v\n", s, err)
-	}
 	_ = view(a.record, a.routes, a.current(), func(h *host) error {
-		for key, err := range h.pending(span{}) {
+		text += fmt.Sprintf("list %s, %s\n", h.record.State(stateSets), printOf(a.current()))
+		for key, err := range h.everything(span{}) {
 			o, _ := h.object(key)
-			text += fmt.Sprintf("pending %s %v: %v winner %d made %d drifted %v %+v rows %+v wanted %v\n", key, err, h.decide(&o), o.winner, o.made, o.drifted, o.drift, o.rows, o.wanted)
+			if what := h.decide(&o); what != nothing {
+				text += fmt.Sprintf("%s %v: %v winner %d made %d blind %v drifted %v %q rows", key, err, what, o.winner, o.made, o.blind, o.drifted, o.drift.Reason)
+				for i, row := range o.rows {
+					text += fmt.Sprintf(" [%s: wants %.4s has %v %.4s %q after %q]", h.sets[i].name, o.wanted[i], row.State, row.Digest, row.Key, row.After)
+				}
+				text += "\n"
+			}
 		}
 		return nil
 	})

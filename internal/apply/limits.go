@@ -37,6 +37,10 @@ const (
 	// drifts are remembered: 64 Ki of them take some 30 MB. Of others that fail
 	// little more than the next attempt is known.
 	maxTracked = 64 << 10
+	// maxWaiting bounds the objects that are known to wait for others: a million of
+	// them take up to some 200 MB. Of more, those that come later in key order are
+	// left to later rounds.
+	maxWaiting = 1 << 20
 	// breaker is after how many failures in a row a driver is left alone for the rest
 	// of a round: it is the disk, and not a million objects.
 	breaker = 1000

@@ -9,34 +9,32 @@ import (
 //
 // Who comes after something that isn't done waits for it, be it that it failed: it
 // is held back then, until a later round. There are as many entries as objects
-// that wait, none for all others.
+// that wait, maxWaiting at most, none for all others.
 type order struct {
-	waits   map[string]map[string]struct{} // who waits → for what
-	waiters map[string][]string            // for what → who
+	waits   map[string]int      // who waits → for how many
+	waiters map[string][]string // for what → who
 }
 
 func newOrder() *order {
-	return &order{waits: map[string]map[string]struct{}{}, waiters: map[string][]string{}}
+	return &order{waits: map[string]int{}, waiters: map[string][]string{}}
 }
 
-// wait notes that key waits for others, of which there are some.
+// wait notes that key waits for others, of which there are some, and none twice. If
+// too many wait already, key is left to a later round.
 func (o *order) wait(key string, others []string) {
-	set := map[string]struct{}{}
-	for _, other := range others {
-		if _, twice := set[other]; !twice {
-			set[other] = struct{}{}
-			o.waiters[other] = append(o.waiters[other], key)
-		}
+	if len(o.waits) >= maxWaiting {
+		return
 	}
-	o.waits[key] = set
+	for _, other := range others {
+		o.waiters[other] = append(o.waiters[other], key)
+	}
+	o.waits[key] = len(others)
 }
 
 // done notes that key is done with, and returns who waits for nothing any more.
 func (o *order) done(key string) (ready []string) {
 	for _, waiter := range o.waiters[key] {
-		set := o.waits[waiter]
-		delete(set, key)
-		if len(set) == 0 {
+		if o.waits[waiter]--; o.waits[waiter] == 0 {
 			delete(o.waits, waiter)
 			ready = append(ready, waiter)
 		}
@@ -49,8 +47,8 @@ func (o *order) done(key string) (ready []string) {
 func (o *order) waiting() int { return len(o.waits) }
 
 // cycles returns, of those that wait, some that wait for themselves, each as the
-// keys along the way, beginning with the least; no key is in two. Sets are checked for it when they
-// are committed to; several of them together can't be.
+// keys along the way, beginning with the least; no key is in two. Sets are checked
+// for it when they are committed to; several of them together can't be.
 func (o *order) cycles() (all [][]string) {
 	const (
 		unseen = iota
@@ -60,14 +58,14 @@ func (o *order) cycles() (all [][]string) {
 	state := map[string]int{}
 	type frame struct {
 		key  string
-		rest []string
+		rest []string // of those that wait for it
 	}
 	for _, start := range sorted(o.waits) {
 		if state[start] != unseen {
 			continue
 		}
 		state[start] = open
-		path := []frame{{start, sorted(o.waits[start])}}
+		path := []frame{{start, o.waiters[start]}}
 		for len(path) > 0 {
 			top := &path[len(path)-1]
 			if len(top.rest) == 0 {
@@ -77,15 +75,14 @@ func (o *order) cycles() (all [][]string) {
 			}
 			next := top.rest[0]
 			top.rest = top.rest[1:]
-			switch {
-			case o.waits[next] == nil: // it waits for nothing: it failed, or is not due
-			case state[next] == unseen:
+			switch state[next] {
+			case unseen:
 				state[next] = open
-				path = append(path, frame{next, sorted(o.waits[next])})
-			case state[next] == open:
+				path = append(path, frame{next, o.waiters[next]})
+			case open:
 				i := slices.IndexFunc(path, func(f frame) bool { return f.key == next })
 				var cycle []string
-				for _, f := range path[i:] {
+				for _, f := range slices.Backward(path[i:]) {
 					cycle = append(cycle, f.key)
 					state[f.key] = closed
 				}

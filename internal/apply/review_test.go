@@ -176,6 +176,24 @@ func TestRelistedWhileBusy(t *testing.T) {
 	})
 }
 
+// TestRelistedWhileHidden: the order of sets counts also for an object that another
+// set hid when it changed, and lets go of before anything was done about it.
+func TestRelistedWhileHidden(t *testing.T) {
+	w := newWorld(t, "base", "web-01", "late")
+	w.publish("base", objects{"run/a": object("base")})
+	w.publish("web-01", objects{"run/a": object("own")})
+	w.publish("late", objects{})
+	w.converged("at first", w.once())
+	w.orders.Paused = true
+	w.sets[0], w.sets[1] = w.sets[1], w.sets[0]
+	w.publish("late", objects{"run/a": object("late")})
+	w.once()
+	w.publish("late", objects{})
+	w.orders.Paused = false
+	w.Desire(w.sets, w.orders)
+	w.converged("in the end", w.once())
+}
+
 // TestSetComesMeanwhile: a set of which the first content comes while another is
 // applied waits for the next round.
 func TestSetComesMeanwhile(t *testing.T) {

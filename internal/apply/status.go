@@ -123,6 +123,9 @@ func (a *Applier) finish(r *round) (due time.Time, err error) {
 	if err != nil {
 		return due, err
 	}
+	if s.state == desired.Applying && (r.hold || r.idle) {
+		r.moved = true // a round that may do more is due
+	}
 	if s.state == desired.Applying && !r.moved && len(a.flying) == 0 {
 		s.state = desired.Waiting
 		s.reason = fmt.Sprintf("%d have failed and are tried again", a.retries.failing())

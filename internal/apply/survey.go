@@ -165,23 +165,29 @@ func (a *Applier) compareSome(h *host, from []byte) (next []byte, err error) {
 		if err != nil {
 			return nil, err
 		}
-		if o.winner >= 0 && !o.drifted && h.hidden(&o) {
+		if !o.drifted && hidden(&o) {
 			a.ledger.drift(store.Drift{Key: o.key, Doubt: true, Reason: relisted, At: now})
 		}
 	}
 	return nil, nil
 }
 
-// hidden reports whether something may have to be done about an object of which the
-// winner's tree and its record say the same.
-func (h *host) hidden(o *object) bool {
-	row := &o.rows[o.winner]
+// hidden reports whether the record of an object is not what this list and these
+// routes would have made of it, which no tree shows once the sets say what it says:
+// the last set that has a row has to be the one whose object was made true.
+func hidden(o *object) bool {
+	last := -1
+	for i, row := range o.rows {
+		if row.Key != nil {
+			last = i
+		}
+	}
 	switch {
-	case row.Key == nil || !o.blind && row.Digest != o.wanted[o.winner]:
-		return false // it shows
-	case row.State == store.AppliedTrue:
-		return row.Driver != o.route.name()
-	case row.State == store.AppliedUnmanaged:
+	case last < 0:
+		return false
+	case o.rows[last].State == store.AppliedTrue:
+		return o.rows[last].Driver != o.route.name()
+	case o.rows[last].State == store.AppliedUnmanaged:
 		return o.route != nil
 	}
 	return true
