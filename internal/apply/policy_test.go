@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"espalier/agent/driver"
 	"espalier/internal/apply"
 	"espalier/internal/desired"
 	"espalier/store"
@@ -322,5 +323,12 @@ func TestBadOptions(t *testing.T) {
 		if _, err := apply.New(o); err == nil {
 			t.Errorf("%s: New = nil, want an error", what)
 		}
+	}
+}
+
+// TestNotesFit: the record keeps what a driver may note.
+func TestNotesFit(t *testing.T) {
+	if store.MaxNoteBytes != driver.MaxNoteBytes {
+		t.Errorf("a driver may note %d bytes, and the record keeps %d", driver.MaxNoteBytes, store.MaxNoteBytes)
 	}
 }
