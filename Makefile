@@ -76,6 +76,10 @@ faults: ## Let server and agents meet bad networks and sudden ends, for 5 minute
 	$(GO) test ./cmd/espalier -run '^(TestFaults|TestSilenceIsNoticed|TestCutPulls)$$' -count 1 -v -timeout 30m \
 		-parallel 18 -faults.long -faults.seed $(FAULTSEED)
 
+KILLS ?= 300
+kills: ## Kill KILLS agents (300) while they make 10,000 files true
+	$(GO) test ./cmd/espalier -run '^TestApplyKilled$$' -count 1 -v -timeout 24h -apply.kills $(KILLS)
+
 bench: ## Run the Go benchmarks COUNT times (1); compare two outputs with bin/tools/benchstat
 	$(GO) test -run '^$$' -bench . -benchmem -count $(COUNT) ./...
 

@@ -31,6 +31,7 @@ const (
 // TestGoSources makes a host's folder what the sources of Go are, and again so after
 // somebody has worked in it.
 func TestGoSources(t *testing.T) {
+	t.Parallel()
 	root, err := exec.Command("go", "env", "GOROOT").Output()
 	if err != nil {
 		t.Skipf("where are the sources of Go? %v", err)
@@ -126,6 +127,7 @@ func anyError(errs ...error) error {
 // TestOffline starts an agent that can't reach its server: it keeps up what it
 // verified last, and the server hears of it later.
 func TestOffline(t *testing.T) {
+	t.Parallel()
 	m := manage(t, looking+files)
 	way := newNetwork(t, 1)
 	way.reach(m.server.address)
@@ -215,6 +217,7 @@ func hook(t *testing.T, dir string) {
 // TestAfter makes a file, a process and what a program makes, each after the other;
 // and takes them away again in the reverse order.
 func TestAfter(t *testing.T) {
+	t.Parallel()
 	m := manage(t, files+"  - {prefix: run/, driver: process}\n  - {prefix: hook/, driver: exec, command: [$DIR/hook, $DIR/diary]}\n")
 	hook(t, m.dir)
 	object, diary := fmt.Sprintf("after-%d", os.Getpid()), filepath.Join(m.dir, "diary")
@@ -266,6 +269,7 @@ func inOrder(words []string) []string { return slices.Sorted(slices.Values(words
 // TestTrouble gives drivers what they can't make true: it is named, with what is
 // wrong, and the rest is made true.
 func TestTrouble(t *testing.T) {
+	t.Parallel()
 	m := manage(t, files+"  - {prefix: lost/, driver: file, root: $DIR/lost}\n  - {prefix: run/, driver: process}\n"+
 		"  - {prefix: hook/, driver: exec, command: [$DIR/hook]}\n")
 	m.lines(`{"key":"files/a","value":"a"}`, `{"key":"files/b","value":"b","attributes":{"mode":"loud"}}`,

@@ -28,6 +28,7 @@ var (
 // the new one, and nothing is recorded that isn't so. What is recorded is not done
 // again; what may have been done is, and the program is told that it may.
 func TestApplyKilled(t *testing.T) {
+	t.Parallel()
 	seed := *applySeed
 	if seed == 0 {
 		seed = rand.Uint64()

@@ -17,6 +17,7 @@ import (
 // TestProcesses keeps two copies of a program running, and then three, whatever
 // becomes of them or of the agent.
 func TestProcesses(t *testing.T) {
+	t.Parallel()
 	m := manage(t, "drivers:\n  - {prefix: run/, driver: process}\n")
 	object := fmt.Sprintf("apache-%d", os.Getpid())
 	endProcesses(t, object)
@@ -61,6 +62,7 @@ func TestProcesses(t *testing.T) {
 // TestGuard holds back a state that deletes too much, until somebody on the host
 // lets it through.
 func TestGuard(t *testing.T) {
+	t.Parallel()
 	m := manage(t, files)
 	const n = 40
 	lines := make([]string, n)
@@ -69,6 +71,15 @@ func TestGuard(t *testing.T) {
 	}
 	m.lines(lines...)
 	m.converge()
+	if err := os.Truncate(m.file("07"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if r := must(t, nil, "", m.agent("--dry-run")...); !strings.Contains(r.stdout, "correct files/07 (") {
+		t.Errorf("agent --dry-run after a drift: %s", r.stdout)
+	}
+	m.wants("07", "")
+	m.converge()
+	m.wants("07", "x")
 	m.publish(`{"key":"files/new","value":"x"}`, "apply", m.name, "-f", "-", "--prune", "--max-delete", "100%")
 	all := func(want int) {
 		t.Helper()
@@ -117,6 +128,7 @@ func TestGuard(t *testing.T) {
 
 // TestPause has a host left alone, across a restart of its agent.
 func TestPause(t *testing.T) {
+	t.Parallel()
 	m := manage(t, looking+files)
 	m.set("files/a", "1")
 	agent := m.start()
@@ -151,6 +163,7 @@ func TestPause(t *testing.T) {
 // TestReload has a running agent read its configuration again: a better one, and
 // one that is broken.
 func TestReload(t *testing.T) {
+	t.Parallel()
 	if signal.Ignored(syscall.SIGHUP) {
 		t.Skip("SIGHUP is ignored here, as under nohup, and by whatever is started from here")
 	}
@@ -201,6 +214,7 @@ func TestReload(t *testing.T) {
 
 // TestConfiguration checks files, good and bad, and runs agents by bad ones.
 func TestConfiguration(t *testing.T) {
+	t.Parallel()
 	m := manage(t, files)
 	r := must(t, nil, "", "agent", "check-config", m.config())
 	if !strings.Contains(r.stdout, m.name) || !strings.Contains(r.stdout, "files/*") || !strings.Contains(r.stdout, m.root) {

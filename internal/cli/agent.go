@@ -316,9 +316,8 @@ func (r *agentRun) plan(ctx context.Context) error {
 		r.options.Logger.Warn("not in step with the server; this is what is mirrored", "error", err)
 	}
 	if len(r.config.Routes) > 0 {
-		if _, err := g.Apply(ctx); err != nil {
-			return errors.Join(err, g.Close())
-		}
+		_, looked := g.Apply(ctx)
+		err = errors.Join(err, looked)
 	}
 	return errors.Join(err, r.printPlan(g.Plan()), g.Close())
 }
