@@ -63,7 +63,7 @@ type Applier struct {
 	ledger    ledger
 	flying    map[string]struct{} // keys of batches under way
 	missed    map[string]struct{} // of them, those of which a scan found something meanwhile
-	just      map[string]struct{} // keys that are done with, and not yet recorded
+	just      map[string]bool     // keys that have landed, which is not yet recorded; true: they are done with
 	ready     []string            // keys that wait no more once that is recorded
 	busy      map[*Route]int      // batches under way
 	landed    chan *batch
@@ -94,7 +94,7 @@ func New(o Options) (*Applier, error) {
 		wake: make(chan struct{}, 1), room: make(chan struct{}),
 		retries: newRetries(rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))),
 		hints:   map[*Route]*hints{},
-		flying:  map[string]struct{}{}, missed: map[string]struct{}{}, just: map[string]struct{}{}, busy: map[*Route]int{}, landed: make(chan *batch),
+		flying:  map[string]struct{}{}, missed: map[string]struct{}{}, just: map[string]bool{}, busy: map[*Route]int{}, landed: make(chan *batch),
 	}
 	for i := range rs {
 		if _, ok := rs[i].Driver.(driver.Scanner); ok {

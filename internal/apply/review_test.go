@@ -345,6 +345,30 @@ func TestOrderThroughFailures(t *testing.T) {
 	})
 }
 
+// TestOrderWhileBusy: nothing comes after an object that is being made otherwise
+// than it is to be by now.
+func TestOrderWhileBusy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "web-01")
+		w.publish("web-01", objects{"run/a": object("1")})
+		w.converged("at first", w.once())
+		w.driver.gate = make(chan struct{})
+		stop := w.run()
+		w.publish("web-01", objects{"run/a": object("2")})
+		synctest.Wait()
+		w.driver.take()
+		w.publish("web-01", objects{"run/a": object("1"), "run/b": object("1", "run/a")})
+		synctest.Wait()
+		close(w.driver.gate)
+		time.Sleep(time.Minute)
+		if did := w.driver.take(); !slices.Equal(did, []string{"+ run/a", "+ run/a", "+ run/b"}) {
+			t.Errorf("it did %q, want run/a as it was, and then run/b", did)
+		}
+		w.converged("in the end", w.Status())
+		stop()
+	})
+}
+
 // strict is a wild driver that minds the order.
 type strict struct {
 	*wild

@@ -99,7 +99,7 @@ func (r *round) fill() (begun []*batch, err error) {
 func (r *round) collect(h *host, b *batch, same bool) error {
 	l := b.lane
 	for len(l.ready) > 0 {
-		if full, err := r.consider(h, b, []byte(l.ready[0]), same, nil); full || err != nil {
+		if full, err := r.consider(h, b, []byte(l.ready[0]), same); full || err != nil {
 			return err
 		}
 		l.ready = l.ready[1:]
@@ -122,7 +122,7 @@ func (r *round) collectSpan(h *host, b *batch, same bool) (more bool, err error)
 		if err != nil {
 			return true, err
 		}
-		full, err := r.consider(h, b, key, same, r.order)
+		full, err := r.consider(h, b, key, same)
 		if err != nil {
 			return true, err
 		}
@@ -140,10 +140,10 @@ func (r *round) collectSpan(h *host, b *batch, same bool) (more bool, err error)
 	return false, nil
 }
 
-// consider decides about one key: it goes into the batch, waits for others if there
-// is an order, is noted, or is left alone. full says that the batch has no room,
+// consider decides about one key: it goes into the batch, waits for others,
+// is noted, or is left alone. full says that the batch has no room,
 // and the key is to be considered again.
-func (r *round) consider(h *host, b *batch, key []byte, same bool, order *order) (full bool, err error) {
+func (r *round) consider(h *host, b *batch, key []byte, same bool) (full bool, err error) {
 	r.retries.see(key)
 	if _, flies := r.flying[string(key)]; flies {
 		return false, nil
@@ -173,15 +173,13 @@ func (r *round) consider(h *host, b *batch, key []byte, same bool, order *order)
 	if b.full(it) {
 		return true, nil
 	}
-	if order != nil {
-		first, err := h.before(it, r.may)
-		if err != nil {
-			return false, err
-		}
-		if len(first) > 0 {
-			order.wait(it.change.Key, first)
-			return false, nil
-		}
+	first, err := h.before(it, r.may, r.flying)
+	if err != nil {
+		return false, err
+	}
+	if len(first) > 0 {
+		r.order.wait(it.change.Key, first)
+		return false, nil
 	}
 	b.add(it)
 	r.flying[it.change.Key] = struct{}{}
@@ -190,8 +188,7 @@ func (r *round) consider(h *host, b *batch, key []byte, same bool, order *order)
 
 // may reports whether an action is one of this round's, and not already done.
 func (r *round) may(key []byte, a action) bool {
-	_, just := r.just[string(key)]
-	return !just && (!r.hold || a == correct)
+	return !r.just[string(key)] && (!r.hold || a == correct)
 }
 
 // note takes account of an object about which nothing is to be done on the host.
@@ -217,7 +214,7 @@ func (r *round) land(ctx context.Context, b *batch) {
 			delete(r.missed, key)
 			r.hint(b.lane.route, key)
 		}
-		r.just[key] = struct{}{} // whatever the view says that was opened before
+		r.just[key] = false // whatever the view says that was opened before
 		if len(result.Note) > driver.MaxNoteBytes {
 			result = driver.Result{Err: errNote}
 		}
@@ -225,6 +222,7 @@ func (r *round) land(ctx context.Context, b *batch) {
 			r.failed(ctx, it, result, now)
 			continue
 		}
+		r.just[key] = true
 		r.lane(key).failures = 0
 		r.retries.succeed(key, it.found, now)
 		if it.action == remove {
