@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"iter"
 	"math"
@@ -150,21 +151,23 @@ func (a *Applier) scanned(r *Route, b budget) (at time.Time) {
 	return at
 }
 
-// lookOnce scans all that was made true, as fast as may be.
+// lookOnce scans all that was made true, as fast as may be. A driver that can't look
+// is no reason not to ask the others.
 func (a *Applier) lookOnce(ctx context.Context) error {
 	if a.options.Policy.ScanInterval < 0 {
 		return nil
 	}
+	var errs []error
 	for i := range a.routes {
 		r := &a.routes[i]
 		if s, ok := r.Driver.(driver.Scanner); ok {
 			b := budget{objects: rate.NewLimiter(rate.Inf, 0), bytes: rate.NewLimiter(rate.Inf, 0)}
 			if err := a.scanOnce(ctx, r, s, b); err != nil {
-				return fmt.Errorf("look for drift of %s: %w", r.Name, err)
+				errs = append(errs, fmt.Errorf("look for drift of %s: %w", r.Name, err))
 			}
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // scanOnce scans while nothing else takes the findings.

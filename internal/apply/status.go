@@ -128,7 +128,7 @@ func (a *Applier) finish(r *round) (due time.Time, err error) {
 	}
 	if s.state == desired.Applying && !r.moved && len(a.flying) == 0 {
 		s.state = desired.Waiting
-		s.reason = fmt.Sprintf("%d have failed and are tried again", a.retries.failing())
+		s.reason = "what has failed is tried again"
 		if !a.again.IsZero() {
 			s.reason += ", the next in " + max(0, time.Until(a.again)).Round(time.Second).String()
 		}
