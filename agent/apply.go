@@ -24,6 +24,9 @@ type Policy = apply.Policy
 // Step is what would be done about one object.
 type Step = apply.Step
 
+// OnceAttempts is how often Apply tries an object that fails.
+const OnceAttempts = apply.OnceAttempts
+
 // ErrNoDrivers is returned where something is asked of an agent that only mirrors.
 var ErrNoDrivers = errors.New("this agent has no drivers: it only mirrors")
 

@@ -64,6 +64,6 @@ const (
 	hintDelay = 100 * time.Millisecond
 	// scanChunk is how many rows a scan reads of the record at a time.
 	scanChunk = 4096
-	// onceAttempts is how often Once tries an object that fails.
-	onceAttempts = 3
+	// OnceAttempts is how often Once tries an object that fails.
+	OnceAttempts = 3
 )

@@ -178,12 +178,12 @@ func (r *retries) sweep(now time.Time) {
 func (r *retries) exhausted(now time.Time, waiting bool) bool {
 	for _, a := range r.all {
 		due := !a.next.After(now)
-		if a.text == "" && !due || a.text != "" && a.failures < onceAttempts && (waiting || !due) {
+		if a.text == "" && !due || a.text != "" && a.failures < OnceAttempts && (waiting || !due) {
 			return false
 		}
 	}
 	for _, b := range r.more {
-		if b.failures < onceAttempts && (waiting || b.next.After(now)) {
+		if b.failures < OnceAttempts && (waiting || b.next.After(now)) {
 			return false
 		}
 	}

@@ -269,7 +269,10 @@ func (r *agentRun) applyOnce(ctx context.Context, g *agent.Agent, d *onceDocumen
 	case c.State == desired.Converged:
 		return nil
 	}
-	return fmt.Errorf("%w: %v: %s", errNotConverged, c.State, cmp.Or(c.Reason, fmt.Sprintf("%d are pending", c.Pending)))
+	if c.State == desired.Waiting {
+		return fmt.Errorf("%w: %s pending, %d of which failed %d times", errNotConverged, counted(c.Pending, "object"), c.Failed, agent.OnceAttempts)
+	}
+	return fmt.Errorf("%w: %v: %s", errNotConverged, c.State, cmp.Or(c.Reason, counted(c.Pending, "object")+" pending"))
 }
 
 // showApplying shows how far it is until stop is called.
