@@ -220,7 +220,7 @@ func TestConfiguration(t *testing.T) {
 	if !strings.Contains(r.stdout, m.name) || !strings.Contains(r.stdout, "files/*") || !strings.Contains(r.stdout, m.root) {
 		t.Errorf("agent check-config: %s", r.stdout)
 	}
-	m.configure("drivers:\n  - {prefix: files, driver: file, root: $ROOT}\n  - {prefix: run/, driver: proces}\napply: {max_delete: many}\n")
+	m.configure("drivers:\n  - {prefix: files, driver: file, root: $ROOT}\n  - {prefix: run/, driver: processes}\napply: {max_delete: many}\n")
 	for _, args := range [][]string{{"agent", "check-config", m.config()}, {"agent", "check-config", "-o", "json", m.config()}, m.agent("--once"), m.agent("--dry-run"), m.agent()} {
 		r := espalier(t, "", args...)
 		if r.status != 2 || r.stdout != "" {

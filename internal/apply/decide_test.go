@@ -30,9 +30,14 @@ type recorded struct {
 
 var allRecorded = []recorded{
 	{none: true},
-	{state: store.AppliedTrue}, {state: store.AppliedTrue, stale: true}, {state: store.AppliedTrue, other: true},
-	{state: store.AppliedShadowed}, {state: store.AppliedShadowed, stale: true},
-	{state: store.AppliedUnmanaged}, {state: store.AppliedUnmanaged, stale: true}, {state: store.AppliedUnmanaged, other: true},
+	{state: store.AppliedTrue},
+	{state: store.AppliedTrue, stale: true},
+	{state: store.AppliedTrue, other: true},
+	{state: store.AppliedShadowed},
+	{state: store.AppliedShadowed, stale: true},
+	{state: store.AppliedUnmanaged},
+	{state: store.AppliedUnmanaged, stale: true},
+	{state: store.AppliedUnmanaged, other: true},
 }
 
 // scene is what there is to say of one key.
@@ -141,7 +146,7 @@ func TestDecide(t *testing.T) {
 	}
 	for _, s := range scenes {
 		d := s.stage()
-		if got, want := d.host.decide(&d.object), s.specified(); got != want {
+		if got, want := d.decide(&d.object), s.specified(); got != want {
 			t.Fatalf("decide(%v) = %v, want %v", s, got, want)
 		}
 		if what := d.settle(); what != "" {
@@ -187,7 +192,7 @@ func (s scene) stage() *decided {
 				row.Driver = "other"
 			}
 		}
-		d.object.rows = append(d.object.rows, row)
+		d.rows = append(d.rows, row)
 	}
 	d.rank(&d.object)
 	return d
@@ -200,7 +205,7 @@ func (d *decided) settle() string {
 	if a == nothing {
 		return ""
 	}
-	rows, had := d.settled(&d.object, store.AppliedTrue), d.object.rows
+	rows, had := d.settled(&d.object, store.AppliedTrue), d.rows
 	if a == note {
 		rows = d.settled(&d.object, d.noted)
 	}
@@ -214,7 +219,7 @@ func (d *decided) settle() string {
 			return fmt.Sprintf("what is recorded of set %d, of which nothing is known, becomes %+v", i, rows[i])
 		}
 	}
-	d.object.rows, d.object.drifted = rows, false
+	d.rows, d.object.drifted = rows, false
 	d.rank(&d.object)
 	made := 0
 	for _, row := range rows {
