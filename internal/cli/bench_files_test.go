@@ -22,7 +22,7 @@ func TestBenchFiles(t *testing.T) {
 		t.Errorf("report %+v", r)
 	}
 	status, out, errs = runBench(t, "bench", "files", "--files", "300", "--rounds", "2")
-	if status != 0 || errs != "" || !strings.Contains(out, "driver's apply") || !strings.Contains(out, "medians of 2") {
+	if status != 0 || errs != "" || !strings.Contains(out, "host's apply") || !strings.Contains(out, "medians of 2") {
 		t.Errorf("bench files ends with %d: %s%s", status, out, errs)
 	}
 	if status, _, errs := runBench(t, "bench", "files", "--files", "0"); status != 2 || !strings.Contains(errs, "--files 0: want 1 or more") {
