@@ -11,6 +11,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -62,7 +63,7 @@ func parse(args []string) (config, error) {
 	f.StringVar(&c.options.Espalier, "espalier", "", "the program espalier; empty: it is built")
 	f.StringVar(&c.only, "only", "", "some of "+strings.Join(names(), ", ")+", separated by commas; empty: all")
 	f.StringVar(&c.output, "o", "markdown", "markdown or json")
-	f.StringVar(&c.report, "report", "", "folder to write peers.md and peers.json into; empty: none")
+	f.StringVar(&c.report, "report", "", "folder to write peers.md and peers.json into, which with --only keep what is there of others; empty: none")
 	f.DurationVar(&c.timeout, "timeout", defaultTimeout, "end after this at the latest")
 	if err := f.Parse(args); err != nil {
 		return c, err
@@ -167,13 +168,14 @@ func (c *config) prepareEspalier(ctx context.Context) error {
 
 // publish prints the report, and writes it where it is to be kept.
 func (c *config) publish(r contest.Report) error {
+	kept := c.keep(&r)
 	document, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
 		return err
 	}
 	document = append(document, '\n')
 	text := []byte(r.Markdown())
-	if c.report != "" {
+	if c.report != "" && kept == nil {
 		err = errors.Join(os.MkdirAll(c.report, 0o755),
 			os.WriteFile(filepath.Join(c.report, "peers.md"), text, 0o644),
 			os.WriteFile(filepath.Join(c.report, "peers.json"), document, 0o644))
@@ -181,11 +183,35 @@ func (c *config) publish(r contest.Report) error {
 	if c.output == "json" {
 		text = document
 	}
-	if _, werr := os.Stdout.Write(text); werr != nil || err != nil {
-		return errors.Join(err, werr)
+	_, printed := os.Stdout.Write(text)
+	if err := errors.Join(kept, err, printed); err != nil {
+		return err
 	}
 	if r.Failed() {
 		return errors.New("something failed, or a copy is wrong; see the report")
+	}
+	return nil
+}
+
+// keep adds what an earlier report says of others, if only some were measured.
+func (c *config) keep(r *contest.Report) error {
+	if c.only == "" || c.report == "" {
+		return nil
+	}
+	path := filepath.Join(c.report, "peers.json")
+	document, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	var earlier contest.Report
+	if err == nil {
+		err = json.Unmarshal(document, &earlier)
+	}
+	if err == nil {
+		err = r.Keep(earlier)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
 	}
 	return nil
 }

@@ -58,3 +58,29 @@ func TestReportIsWritten(t *testing.T) {
 		t.Errorf("it left %v, %v behind", left, err)
 	}
 }
+
+// TestOnlyKeepsTheOthers measures one after another into the same report.
+func TestOnlyKeepsTheOthers(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir())
+	dir := t.TempDir()
+	measure := func(only, objects string) error {
+		return run(context.Background(), []string{"--only", only, "--objects", objects, "--runs", "1", "--idle", "1ms", "--report", dir, "-o", "json"})
+	}
+	for _, only := range []string{"nats", "xds", "nats"} {
+		if err := measure(only, "100"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	text, err := os.ReadFile(filepath.Join(dir, "peers.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range []string{"- **NATS", "- **Envoy", "| first sync |"} {
+		if n := strings.Count(string(text), line); n != 1 {
+			t.Errorf("peers.md has %q %d times, want once", line, n)
+		}
+	}
+	if err := measure("nats", "200"); err == nil {
+		t.Error("a report of 200 objects took over one of 100")
+	}
+}

@@ -102,7 +102,7 @@ func (c *course) judge(ctx context.Context, s *sample) (err error) {
 // done adds a row of what was measured.
 func (c *course) done(row Row, samples []sample) {
 	row.Server, row.Way = c.kind.Name, c.way.Name
-	row.known = c.way.Forgetful && row.Scenario == peer.Gone
+	row.Known = c.way.Forgetful && row.Scenario == peer.Gone
 	row.fill(samples)
 	c.rows = append(c.rows, row)
 	c.Log("%s, %s, %s: %s", row.Server, row.Way, row.title(), row.brief())

@@ -2,6 +2,7 @@ package contest
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 
 	"espalier/bench/peers/internal/meter"
@@ -57,8 +58,8 @@ type Row struct {
 	// Wrong says how the copy differed from what the server has, in the worst of
 	// the runs; nil: it didn't.
 	Wrong *workload.Verdict `json:"wrong,omitempty"`
-
-	known bool // that it goes wrong
+	// Known says that it is known that the copy goes wrong.
+	Known bool `json:"wrong_is_known,omitempty"`
 }
 
 // Stat is the median of the runs and their spread.
@@ -112,13 +113,34 @@ func (r *Row) fill(samples []sample) {
 	}
 }
 
+// Keep takes over from an earlier report what this one has not measured, if both
+// are of the same work on the same machine.
+func (r *Report) Keep(earlier Report) error {
+	if r.Machine != earlier.Machine || r.Objects != earlier.Objects || r.Seed != earlier.Seed || r.IdleSeconds != earlier.IdleSeconds {
+		return fmt.Errorf("the earlier report is of %d objects, seed %d, on %s: not of this work on this machine",
+			earlier.Objects, earlier.Seed, earlier.Machine.CPU)
+	}
+	for i, s := range earlier.Servers {
+		if slices.ContainsFunc(r.Servers, func(now Server) bool { return now.Name == s.Name }) {
+			continue
+		}
+		r.Servers = slices.Insert(r.Servers, min(i, len(r.Servers)), s)
+		for _, row := range earlier.Rows {
+			if row.Server == s.Name {
+				r.Rows = append(r.Rows, row)
+			}
+		}
+	}
+	return nil
+}
+
 func weight(v workload.Verdict) int { return v.Missing + v.Stale + v.Kept }
 
 // Failed reports whether something could not be measured, or a copy was wrong of
 // which that was not known.
 func (r Report) Failed() bool {
 	return slices.ContainsFunc(r.Servers, func(s Server) bool { return s.Failed != "" }) ||
-		slices.ContainsFunc(r.Rows, func(row Row) bool { return row.Wrong != nil && !row.known })
+		slices.ContainsFunc(r.Rows, func(row Row) bool { return row.Wrong != nil && !row.Known })
 }
 
 // scenarioOrder is that of the table.

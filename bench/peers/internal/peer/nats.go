@@ -129,7 +129,7 @@ func (p *natsPeer) Commit(ctx context.Context, changes []workload.Change) (mark 
 		if m.Data = c.Value; c.Value == nil {
 			m.Header.Set("KV-Operation", "DEL")
 		}
-		if acks[i], err = p.js.PublishMsgAsync(m); err != nil {
+		if acks[i], err = p.js.PublishMsgAsync(m, jetstream.WithStallWait(patience)); err != nil {
 			return 0, err
 		}
 	}
