@@ -156,7 +156,7 @@ func (m *match) measureWay(ctx context.Context, way peer.Way) (err error) {
 func (c *course) measure(ctx context.Context, do func(context.Context) error) (s sample, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, stepPatience, fmt.Errorf("it takes longer than %v", stepPatience))
 	defer cancel()
-	if err := c.proxy.AwaitQuiet(ctx, quiet); err != nil {
+	if err := c.settle(ctx); err != nil {
 		return s, err
 	}
 	process := c.peer.Process()
@@ -171,7 +171,7 @@ func (c *course) measure(ctx context.Context, do func(context.Context) error) (s
 		return s, err
 	}
 	s.seconds = time.Since(began).Seconds()
-	if err := c.proxy.AwaitQuiet(ctx, quiet); err != nil {
+	if err := c.settle(ctx); err != nil {
 		return s, err
 	}
 	after, err := process.CPU()
@@ -184,6 +184,24 @@ func (c *course) measure(ctx context.Context, do func(context.Context) error) (s
 		s.trips = trips.RoundTrips()
 	}
 	return s, nil
+}
+
+// settle waits until nothing crosses the connection any more, and the server has
+// done what it does afterwards: so a step is charged with all of what it causes.
+func (c *course) settle(ctx context.Context) error {
+	for began := time.Now(); ; {
+		before, err := c.peer.Process().CPU()
+		if err != nil {
+			return err
+		}
+		if err := c.proxy.AwaitQuiet(ctx, quiet); err != nil {
+			return err
+		}
+		after, err := c.peer.Process().CPU()
+		if err != nil || after-before <= calm || time.Since(began) > calmPatience {
+			return err
+		}
+	}
 }
 
 func (m *match) noteMemory(peak meter.Memory) {

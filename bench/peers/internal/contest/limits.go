@@ -14,6 +14,10 @@ const (
 	// quiet is for how long nothing has to cross a connection until what a step
 	// causes is over: more than a delayed acknowledgement takes.
 	quiet = 250 * time.Millisecond
+	// calm is how much CPU a server uses meanwhile that has nothing to do, at most;
+	// calmPatience bounds the wait for one that always has.
+	calm         = 20 * time.Millisecond
+	calmPatience = 30 * time.Second
 	// checks is how many checks are made in a row, so that 10 ms of CPU, which is
 	// as exact as it gets, are 10 µs a check.
 	checks = 1000
