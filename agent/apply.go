@@ -42,6 +42,7 @@ type maker struct {
 	sets    []apply.Set
 	orders  desired.Orders
 	stages  desired.Stages // of the latest change
+	known   map[desired.Name]desired.Stages
 }
 
 // openMaker opens the record of the host.
@@ -50,7 +51,7 @@ func openMaker(a *Agent) (*maker, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &maker{agent: a, record: record, anew: make(chan struct{}, 1)}
+	m := &maker{agent: a, record: record, anew: make(chan struct{}, 1), known: map[desired.Name]desired.Stages{}}
 	if err := m.configure(a.options.Routes, a.options.Policy); err != nil {
 		return nil, errors.Join(err, record.Close())
 	}
@@ -137,11 +138,16 @@ func (m *maker) desire(sets []*follow.Set, list desired.List) {
 	m.mu.Unlock()
 }
 
-// took notes what the latest change took to get here.
+// took notes what a change took to get here, if the set has one that is new: of
+// several sets those that were current say nothing of the latest change.
 func (m *maker) took(s *follow.Set) {
 	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.known[s.Name] == s.Stages {
+		return
+	}
+	m.known[s.Name] = s.Stages
 	m.stages.Waited, m.stages.Transferred = s.Stages.Waited, s.Stages.Transferred
-	m.mu.Unlock()
 }
 
 // status returns how far the host is.

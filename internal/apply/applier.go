@@ -10,7 +10,6 @@ import (
 	"slices"
 	"sync"
 	"time"
-	"unicode/utf8"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/time/rate"
@@ -363,13 +362,4 @@ func (a *Applier) current() []Set {
 }
 
 // cutText returns a text that can be kept of a drift.
-func cutText(s string) string {
-	if len(s) <= store.MaxReasonBytes {
-		return s
-	}
-	end := store.MaxReasonBytes
-	for !utf8.RuneStart(s[end]) {
-		end--
-	}
-	return s[:end]
-}
+func cutText(s string) string { return desired.Cut(s, store.MaxReasonBytes) }

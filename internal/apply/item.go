@@ -91,9 +91,9 @@ func cloneRow(r store.AppliedRow) store.AppliedRow {
 }
 
 // before returns the keys that an item comes after of those about which something
-// is to be done first, which may tells, or is being done, be it something else. What shall be comes after what its "after"
-// names, as far as that shall be, too; what goes comes after what was made after
-// it, unless that stays as it is.
+// is to be done first, which may tells, or is being done, be it something else.
+// What shall be comes after what its "after" names, as far as that shall be, too;
+// what goes comes after what was made after it, unless that stays as it is.
 func (h *host) before(it *item, may func(key []byte, a action) bool, flying map[string]struct{}) (keys []string, err error) {
 	others, first := it.afters(), func(a action) bool { return a == create || a == update || a == correct }
 	if it.action == remove {

@@ -1,6 +1,7 @@
 package apply
 
 import (
+	"maps"
 	"slices"
 	"strings"
 )
@@ -100,14 +101,7 @@ func rotated(cycle []string) []string {
 	return slices.Concat(cycle[i:], cycle[:i])
 }
 
-func sorted[V any](m map[string]V) []string {
-	keys := make([]string, 0, len(m))
-	for key := range m {
-		keys = append(keys, key)
-	}
-	slices.Sort(keys)
-	return keys
-}
+func sorted[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
 
 // maxNamed bounds how many keys of a cycle an error names.
 const maxNamed = 8

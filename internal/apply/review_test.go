@@ -10,10 +10,12 @@ import (
 	"testing/synctest"
 	"time"
 
+	"errors"
 	"espalier/agent/driver"
 	"espalier/internal/apply"
 	"espalier/internal/desired"
 	"espalier/store"
+	"unicode/utf8"
 )
 
 // run has the applier work until the function it returns is called.
@@ -406,4 +408,15 @@ func (s *strict) Apply(ctx context.Context, changes []driver.Change) []driver.Re
 		}
 	}
 	return results
+}
+
+// TestFailureOfBytes: what a driver says need not be text, as the last that a
+// program printed needn't be.
+func TestFailureOfBytes(t *testing.T) {
+	w := newWorld(t, "web-01")
+	w.publish("web-01", objects{"run/a": object("1")})
+	w.driver.fail("run/a", errors.New(strings.Repeat("\x80", 2*store.MaxReasonBytes)))
+	if c := w.once(); c.Failed != 1 || !utf8.ValidString(c.Failures[0].Error) {
+		t.Errorf("the status is %s, want one failure, in UTF-8", statusText(c))
+	}
 }

@@ -2,6 +2,7 @@ package apply
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -33,10 +34,10 @@ func (a *Applier) look(ctx context.Context, group *errgroup.Group) {
 		if !ok {
 			continue
 		}
-		if every := orDefault(p.ScanInterval, DefaultScanInterval); every > 0 {
+		if every := cmp.Or(p.ScanInterval, DefaultScanInterval); every > 0 {
 			group.Go(func() error { return a.scanEvery(ctx, r, scanner, every, a.stats()) })
 		}
-		if every := orDefault(p.ContentsInterval, DefaultContentsInterval); every > 0 {
+		if every := cmp.Or(p.ContentsInterval, DefaultContentsInterval); every > 0 {
 			group.Go(func() error { return a.scanEvery(ctx, r, scanner, every, a.contents()) })
 		}
 		group.Go(func() error { return a.lookAtHints(ctx, r, scanner) })
@@ -44,13 +45,6 @@ func (a *Applier) look(ctx context.Context, group *errgroup.Group) {
 			group.Go(func() error { return a.watch(ctx, r, watcher) })
 		}
 	}
-}
-
-func orDefault(d, otherwise time.Duration) time.Duration {
-	if d == 0 {
-		return otherwise
-	}
-	return d
 }
 
 // budget is what a scan may cost.

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"espalier/internal/desired"
@@ -39,7 +38,7 @@ func (a *Applier) Failures() []desired.Failure {
 // Pause has the host stay as it is until Resume, also once the agent has been
 // started again. The record keeps why.
 func (a *Applier) Pause(why string) error {
-	return a.keep(statePaused, []byte(cutText(strings.ToValidUTF8(why, "\ufffd"))))
+	return a.keep(statePaused, []byte(cutText(why)))
 }
 
 // Resume ends a Pause. One that the server ordered goes on.

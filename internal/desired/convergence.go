@@ -107,12 +107,12 @@ func (c Convergence) Telling(told *Convergence) bool {
 
 // Bounded returns c within its bounds, its texts cut and of valid UTF-8.
 func (c Convergence) Bounded() Convergence {
-	c.Reason = cut(c.Reason, MaxReasonBytes)
+	c.Reason = Cut(c.Reason, MaxReasonBytes)
 	c.Failed = max(c.Failed, uint64(len(c.Failures)))
 	c.Failures = slices.Clone(c.Failures[:min(len(c.Failures), MaxFailures)])
 	for i := range c.Failures {
 		f := &c.Failures[i]
-		f.Key, f.Error = cut(f.Key, MaxFailureBytes), cut(f.Error, MaxFailureBytes)
+		f.Key, f.Error = Cut(f.Key, MaxFailureBytes), Cut(f.Error, MaxFailureBytes)
 		f.Since, f.Next = instant(f.Since), instant(f.Next)
 	}
 	c.Stages = Stages{duration(c.Stages.Waited), duration(c.Stages.Transferred), duration(c.Stages.Applied)}

@@ -30,14 +30,14 @@ type Problem struct {
 
 // Bounded returns r within its bounds, its texts cut and of valid UTF-8.
 func (r Report) Bounded() Report {
-	r.Agent = cut(r.Agent, MaxProblemBytes)
+	r.Agent = Cut(r.Agent, MaxProblemBytes)
 	if n := len(r.Problems); n > MaxProblems {
 		r.More += uint32(n - MaxProblems)
 		r.Problems = r.Problems[:MaxProblems]
 	}
 	r.Problems = slices.Clone(r.Problems)
 	for i := range r.Problems {
-		r.Problems[i].Text = cut(r.Problems[i].Text, MaxProblemBytes)
+		r.Problems[i].Text = Cut(r.Problems[i].Text, MaxProblemBytes)
 	}
 	if r.Applying != nil {
 		applying := r.Applying.Bounded()
@@ -52,8 +52,8 @@ func (r Report) Equal(o Report) bool {
 		(r.Applying == nil) == (o.Applying == nil) && (r.Applying == nil || r.Applying.Equal(*o.Applying))
 }
 
-// cut returns text as valid UTF-8, of at most so many bytes.
-func cut(text string, most int) string {
+// Cut returns text as valid UTF-8, of at most so many bytes.
+func Cut(text string, most int) string {
 	text = strings.ToValidUTF8(text, "\ufffd")
 	if len(text) <= most {
 		return text
