@@ -2,6 +2,7 @@ package apply_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -9,13 +10,12 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode/utf8"
 
-	"errors"
 	"espalier/agent/driver"
 	"espalier/internal/apply"
 	"espalier/internal/desired"
 	"espalier/store"
-	"unicode/utf8"
 )
 
 // run has the applier work until the function it returns is called.
